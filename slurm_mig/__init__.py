@@ -1,0 +1,3 @@
+"""Dynamic NVIDIA MIG under Slurm."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""The command line `slurm-mig`: one file per group of commands."""
