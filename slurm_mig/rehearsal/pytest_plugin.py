@@ -1,0 +1,1 @@
+"""pytest fixtures for rehearsing hooks without a cluster."""
