@@ -1,0 +1,125 @@
+"""The driver's trees under one root: capability device nodes, /proc/devices, the boot id.
+
+Every GI and CI has a capability: an `access` file under proc/driver/nvidia/capabilities that
+exists as long as it does, and a device node /dev/nvidia-caps/nvidia-cap<minor> that a process must
+be able to open to use it. The driver's tools make the node 0444, so any local user could use any
+instance. Here it is given to one user, and DeviceFileModify: 0 tells the tools not to undo it.
+Source: open-gpu-kernel-modules, nv-caps.c; facts on sizes of minors are read, never computed.
+"""
+
+import os
+import re
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from slurm_mig.errors import NodeFault
+
+OWNED = 0o400  # an instance with a job: its user alone
+NOBODY = 0o000  # without one: nobody; root passes all the same
+
+
+class Devices:
+    """The trees under `root`. Raises NodeFault when they are not as a driver keeps them."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._capabilities = root / "proc/driver/nvidia/capabilities"
+        self._nodes = root / "dev/nvidia-caps"
+
+    def boot_id(self) -> str:
+        """The kernel's id of this boot: no instance outlives it."""
+        path = self._root / "proc/sys/kernel/random/boot_id"
+        try:
+            return path.read_text().strip()
+        except OSError as error:
+            raise NodeFault(f"boot id {path}: {error.strerror}") from None
+
+    def _major(self) -> int:
+        path = self._root / "proc/devices"
+        try:
+            found = re.search(r"^\s*(\d+) nvidia-caps$", path.read_text(), re.MULTILINE)
+        except OSError as error:
+            raise NodeFault(f"{path}: {error.strerror}") from None
+        if found is None:
+            raise NodeFault(f"{path}: no nvidia-caps; load the nvidia module (nvidia-modprobe)")
+        return int(found[1])
+
+    def _accesses(self, minor: int, gi: int, cis: tuple[int, ...]) -> list[Path]:
+        folder = self._capabilities / f"gpu{minor:d}/mig/gi{gi:d}"
+        return [folder / "access", *(folder / f"ci{ci:d}" / "access" for ci in cis)]
+
+    @staticmethod
+    def _device_minor(access: Path) -> int:
+        found = re.search(r"^DeviceFileMinor: (\d+)$", access.read_text(), re.MULTILINE)
+        if found is None:
+            raise NodeFault(f"{access}: names no DeviceFileMinor")
+        return int(found[1])
+
+    def grant(self, minor: int, gi: int, cis: tuple[int, ...], uid: int) -> None:
+        """Give the nodes of a GI and its CIs on GPU `minor` to `uid` alone."""
+        major = self._major()
+        for access in self._accesses(minor, gi, cis):
+            try:
+                # Before the node is touched: the driver's tools set it back otherwise.
+                access.write_text("DeviceFileModify: 0\n")
+                node = self._node(major, self._device_minor(access))
+                os.chmod(node, OWNED, follow_symlinks=False)
+                os.chown(node, uid, 0, follow_symlinks=False)
+            except OSError as error:
+                raise NodeFault(
+                    f"{access}: cannot give its device to uid {uid}: {error.strerror} "
+                    f"({error.filename})"
+                ) from None
+
+    def _node(self, major: int, minor: int) -> Path:
+        """The node, made as nvidia-modprobe would when it is missing or not the right device."""
+        node = self._nodes / f"nvidia-cap{minor}"
+        wanted = os.makedev(major, minor)
+        try:
+            status = node.lstat()
+            if stat.S_ISCHR(status.st_mode) and status.st_rdev == wanted:
+                return node
+            node.unlink()
+        except FileNotFoundError:
+            self._nodes.mkdir(mode=0o755, exist_ok=True)
+        os.mknod(node, stat.S_IFCHR | NOBODY, wanted)
+        return node
+
+    def revoke(self, minor: int, gi: int, cis: tuple[int, ...]) -> None:
+        """Take the nodes back, so that nobody opens them any more; what is gone is taken back."""
+        for access in self._accesses(minor, gi, cis):
+            with suppress(FileNotFoundError):
+                node = self._nodes / f"nvidia-cap{self._device_minor(access)}"
+                if not stat.S_ISCHR(node.lstat().st_mode):
+                    continue
+                os.chown(node, 0, 0, follow_symlinks=False)
+                os.chmod(node, NOBODY, follow_symlinks=False)
+
+    def holders(self, minor: int, gi: int, cis: tuple[int, ...]) -> list[int]:
+        """The pids that have a node of the instance open, from /proc/<pid>/fd."""
+        wanted = set()
+        for access in self._accesses(minor, gi, cis):
+            with suppress(OSError):
+                wanted.add((self._nodes / f"nvidia-cap{self._device_minor(access)}").stat().st_rdev)
+        pids = []
+        for process in Path("/proc").iterdir() if wanted else ():
+            if not process.name.isdecimal():
+                continue
+            with suppress(OSError):
+                for descriptor in (process / "fd").iterdir():
+                    with suppress(OSError):
+                        status = descriptor.stat()
+                        if stat.S_ISCHR(status.st_mode) and status.st_rdev in wanted:
+                            pids.append(int(process.name))
+                            break
+        return pids
+
+
+def describe_process(pid: int) -> str:
+    """`pid 4711 (dcgm, uid 0)`, as far as /proc tells."""
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+        return f"pid {pid} ({name}, uid {Path(f'/proc/{pid}').stat().st_uid})"
+    except OSError:
+        return f"pid {pid}"

@@ -1,0 +1,100 @@
+"""What the hooks' sh and the task prolog read: `<run>/jobs/<job id>/`, and the job's instances there.
+
+The folder's existence means "this job has, or may have, instances here": it is made before the
+intent and removed after the last instance is gone, so an Epilog without it may leave from sh.
+`env` holds lines that the task prolog prints to slurmstepd as they are; `refuse` holds one line,
+the reason why this job's tasks must not run. Written by root, read by the job's user.
+"""
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from slurm_mig.errors import NodeFault, one_line
+
+ENV = "env"
+REFUSE = "refuse"
+
+
+def environment(uuids: list[str], profiles: list[str]) -> dict[str, str]:
+    """The variables of a job with these instances, in order."""
+    return {
+        "CUDA_VISIBLE_DEVICES": ",".join(uuids),
+        "SLURM_MIG_DEVICES": ",".join(uuids),
+        "SLURM_MIG_PROFILES": ",".join(profiles),
+    }
+
+
+class Handover:
+    """The run directory. Raises NodeFault when it cannot be written or is not ours."""
+
+    def __init__(self, run_directory: Path) -> None:
+        self.jobs = run_directory / "jobs"
+
+    def _folder(self, job: int) -> Path:
+        return self.jobs / f"{job:d}"
+
+    def open(self, job: int) -> None:
+        """Make the job's folder, empty of what an earlier incarnation left in it."""
+        try:
+            for path in (self.jobs.parent, self.jobs, self._folder(job)):
+                path.mkdir(mode=0o755, parents=path == self.jobs.parent, exist_ok=True)
+                status = path.lstat()
+                if (
+                    not stat.S_ISDIR(status.st_mode)
+                    or status.st_uid != os.geteuid()
+                    or status.st_mode & 0o022
+                ):
+                    raise NodeFault(
+                        f"run directory {path}: must be a folder of uid {os.geteuid()} that nobody "
+                        f"else can write; it belongs to uid {status.st_uid}, mode "
+                        f"{stat.S_IMODE(status.st_mode):04o}"
+                    )
+                # The hooks' umask is theirs; job users must be able to read this.
+                path.chmod(0o755)
+            for name in (ENV, REFUSE):
+                (self._folder(job) / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise NodeFault(
+                f"run directory {self._folder(job)}: {error.strerror or error}"
+            ) from None
+
+    def _write(self, job: int, name: str, text: str) -> None:
+        path = self._folder(job) / name
+        draft = path.with_name(f".{name}")
+        try:
+            draft.unlink(missing_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(draft, flags, 0o644)
+            with os.fdopen(descriptor, "w") as file:
+                os.fchmod(descriptor, 0o644)
+                file.write(text)
+            draft.replace(path)
+        except OSError as error:
+            raise NodeFault(f"run directory {path}: {error.strerror or error}") from None
+
+    def give(self, job: int, uuids: list[str], profiles: list[str]) -> None:
+        """Write what the task prolog exports for a served job."""
+        lines = (f"export {k}={v}" for k, v in environment(uuids, profiles).items())
+        self._write(job, ENV, "\n".join(lines) + "\n")
+
+    def refuse(self, job: int, reason: str) -> None:
+        """Make the task prolog end every task of the job, with this reason."""
+        self._write(job, REFUSE, one_line(reason) + "\n")
+
+    def close(self, job: int) -> None:
+        """Remove the job's folder; one that is not there is removed already."""
+        try:
+            shutil.rmtree(self._folder(job))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise NodeFault(f"run directory {self._folder(job)}: {error.strerror}") from None
+
+    def open_jobs(self) -> list[int]:
+        """The job ids that have a folder."""
+        try:
+            return sorted(int(p.name) for p in self.jobs.iterdir() if p.name.isdecimal())
+        except FileNotFoundError:
+            return []

@@ -1,0 +1,335 @@
+"""NVML, as far as MIG needs it: the only importer of pynvml.
+
+Enumerates GPU instances, never MIG device handles: a GI without a CI has none (a walk over the
+handles overlooks it), and the walk takes seconds on busy nodes. Handles are looked up anew in each
+call, since they go stale with every creation and removal (nvml.h, at
+nvmlDeviceGetMigDeviceHandleByIndex).
+"""
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pynvml
+
+from slurm_mig.errors import NodeFault
+from slurm_mig.profiles import CiProfile, Geometry, GiProfile, Placement, model_name
+
+# A GPU with MIG, but more GI profiles than this, would need a newer nvml.h: NVML answers
+# INVALID_ARGUMENT from its own COUNT on, so asking beyond pynvml's COUNT is harmless.
+_PROFILE_INDICES = range(max(0x12, pynvml.NVML_GPU_INSTANCE_PROFILE_COUNT) + 8)
+
+
+class DriverError(NodeFault):
+    """An NVML call failed. `code` is NVML's number, `call` its function."""
+
+    def __init__(self, call: str, code: int, what: str, text: str) -> None:
+        super().__init__(f"{what}: {call} failed: {text} (NVML error {code})")
+        self.code, self.call = code, call
+
+
+class InUse(DriverError):
+    """A client holds the instance (NVML_ERROR_IN_USE)."""
+
+
+class NoSpace(DriverError):
+    """The placement is not free (NVML_ERROR_INSUFFICIENT_RESOURCES)."""
+
+
+class NotThere(DriverError):
+    """No such object (NVML_ERROR_NOT_FOUND)."""
+
+
+_KINDS: dict[int, type[DriverError]] = {
+    pynvml.NVML_ERROR_IN_USE: InUse,
+    pynvml.NVML_ERROR_INSUFFICIENT_RESOURCES: NoSpace,
+    pynvml.NVML_ERROR_NOT_FOUND: NotThere,
+}
+
+#: Answers that mean "this GPU or driver has no such profile", not a fault. NO_PERMISSION is one.
+_ABSENT = (pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_INVALID_ARGUMENT)
+
+
+def _call(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a pynvml function; raises DriverError of the right kind, naming `what`."""
+    try:
+        return function(*arguments)
+    except pynvml.NVMLError as error:
+        kind = _KINDS.get(error.value, DriverError)
+        raise kind(function.__name__, error.value, what, str(error)) from None
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU. `index` is NVML's, `minor` that of /dev/nvidia<minor>; `mig` None: not capable."""
+
+    uuid: str
+    index: int
+    minor: int
+    name: str
+    mig: bool | None
+    mig_pending: bool | None
+
+    @property
+    def model(self) -> str:
+        """The name without the vendor's."""
+        return model_name(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Ci:
+    """A compute instance that lives, by id, with the UUID of its MIG device."""
+
+    id: int
+    profile_id: int
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gi:
+    """A GPU instance that lives; without CIs it cannot be used, but occupies its placement."""
+
+    id: int
+    profile_id: int
+    placement: Placement
+    cis: tuple[Ci, ...]
+
+
+class Driver:
+    """An open NVML. One per process; use as a context manager. All methods raise DriverError."""
+
+    def __init__(self, library: str) -> None:
+        """Load `library` and initialise it. Raises NodeFault if it cannot be."""
+        try:
+            # pynvml has no other way to be told where the library is.
+            pynvml.nvmlLib = ctypes.CDLL(library)
+        except OSError as error:
+            raise NodeFault(
+                f"driver library {library}: {error}; install the NVIDIA driver or set "
+                "[driver] library"
+            ) from None
+        pynvml._nvmlGetFunctionPointer_cache.clear()  # noqa: SLF001 -- else it keeps another library's
+        _call(f"driver library {library}", pynvml.nvmlInit)
+        self._geometries: dict[tuple[str, int], Geometry] = {}
+
+    def __enter__(self) -> "Driver":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the library; nothing is left open on the GPUs."""
+        _call("NVML", pynvml.nvmlShutdown)
+
+    def version(self) -> str:
+        """The driver's version."""
+        return _text(_call("NVML", pynvml.nvmlSystemGetDriverVersion))
+
+    def gpus(self) -> list[Gpu]:
+        """All GPUs in NVML's order."""
+        found = []
+        for index in range(_call("NVML", pynvml.nvmlDeviceGetCount)):
+            what = f"GPU {index}"
+            device = _call(what, pynvml.nvmlDeviceGetHandleByIndex, index)
+            mig: bool | None = None
+            mig_pending: bool | None = None
+            try:
+                current, pending = _call(what, pynvml.nvmlDeviceGetMigMode, device)
+                mig, mig_pending = bool(current), bool(pending)
+            except DriverError as error:
+                if error.code != pynvml.NVML_ERROR_NOT_SUPPORTED:
+                    raise
+            found.append(
+                Gpu(
+                    _text(_call(what, pynvml.nvmlDeviceGetUUID, device)),
+                    index,
+                    _call(what, pynvml.nvmlDeviceGetMinorNumber, device),
+                    _text(_call(what, pynvml.nvmlDeviceGetName, device)),
+                    mig,
+                    mig_pending,
+                )
+            )
+        return found
+
+    def _device(self, gpu: str) -> Any:
+        return _call(gpu, pynvml.nvmlDeviceGetHandleByUUID, gpu.encode())
+
+    def geometry(self, gpu: Gpu) -> Geometry:
+        """The profiles and placements that the driver reports; needs root and MIG mode.
+
+        CI profiles are not in it: the driver tells those of an existing GI only. GPUs of one name
+        and memory share a geometry, so a node of eight asks once.
+        """
+        device = self._device(gpu.uuid)
+        memory = _call(gpu.uuid, pynvml.nvmlDeviceGetMemoryInfo, device).total
+        key = (gpu.name, memory)
+        if key not in self._geometries:
+            self._geometries[key] = self._read_geometry(gpu, device)
+        return self._geometries[key]
+
+    def _read_geometry(self, gpu: Gpu, device: Any) -> Geometry:
+        profiles = []
+        for index in _PROFILE_INDICES:
+            try:
+                info = _call(gpu.uuid, pynvml.nvmlDeviceGetGpuInstanceProfileInfo, device, index)
+            except DriverError as error:
+                if error.code in _ABSENT:
+                    continue
+                raise
+            what = f"{gpu.uuid} profile {info.id}"
+            places = self._placements(what, device, info.id)
+            profiles.append(
+                GiProfile(
+                    name=_text(info.name).removeprefix("MIG ").strip(),
+                    index=index,
+                    id=info.id,
+                    slices=info.sliceCount,
+                    memory_mb=info.memorySizeMB,
+                    max_count=info.instanceCount,
+                    multiprocessors=info.multiprocessorCount,
+                    copy_engines=info.copyEngineCount,
+                    decoders=info.decoderCount,
+                    encoders=info.encoderCount,
+                    jpegs=info.jpegCount,
+                    ofas=info.ofaCount,
+                    placements=places,
+                )
+            )
+        if not profiles:
+            raise NodeFault(f"{gpu.uuid} ({gpu.model}): the driver reports no MIG profile")
+        slices = max(p.start + p.size for profile in profiles for p in profile.placements)
+        return Geometry(gpu.model, slices, tuple(profiles))
+
+    @staticmethod
+    def _placements(what: str, device: Any, profile_id: int) -> tuple[Placement, ...]:
+        count = ctypes.c_uint(0)
+        function = pynvml.nvmlDeviceGetGpuInstancePossiblePlacements
+        _call(what, function, device, profile_id, None, ctypes.byref(count))
+        array = (pynvml.c_nvmlGpuInstancePlacement_t * max(1, count.value))()
+        _call(what, function, device, profile_id, array, ctypes.byref(count))
+        return tuple(sorted(Placement(p.start, p.size) for p in array[: count.value]))
+
+    def instances(self, gpu: Gpu, *, with_cis: bool = True) -> list[Gi]:
+        """The GIs that live on a GPU, whoever made them, by start; `cis` only on demand."""
+        device = self._device(gpu.uuid)
+        found = []
+        for profile in self.geometry(gpu).profiles:
+            count = ctypes.c_uint(0)
+            array = (pynvml.c_nvmlGpuInstance_t * max(1, profile.max_count))()
+            what = f"{gpu.uuid} {profile.name}"
+            function = pynvml.nvmlDeviceGetGpuInstances
+            _call(what, function, device, profile.id, array, ctypes.byref(count))
+            for handle in array[: count.value]:
+                try:
+                    found.append(self._read_gi(what, handle, with_cis))
+                except NotThere:
+                    continue  # it went away between the list and the look
+        return sorted(found, key=lambda gi: gi.placement)
+
+    def _read_gi(self, what: str, handle: Any, with_cis: bool) -> Gi:
+        info = _call(what, pynvml.nvmlGpuInstanceGetInfo, handle)
+        placement = Placement(info.placement.start, info.placement.size)
+        cis = self._cis(f"{what} at {placement}", handle) if with_cis else ()
+        return Gi(info.id, info.profileId, placement, cis)
+
+    def _ci_profiles(self, what: str, handle: Any) -> list[CiProfile]:
+        found = []
+        for index in range(pynvml.NVML_COMPUTE_INSTANCE_PROFILE_COUNT):
+            try:
+                info = _call(
+                    what,
+                    pynvml.nvmlGpuInstanceGetComputeInstanceProfileInfo,
+                    *(handle, index, pynvml.NVML_COMPUTE_INSTANCE_ENGINE_PROFILE_SHARED),
+                )
+            except DriverError as error:
+                if error.code in _ABSENT:
+                    continue
+                raise
+            found.append(
+                CiProfile(
+                    *(index, info.id, info.sliceCount),
+                    *(info.instanceCount, info.multiprocessorCount),
+                )
+            )
+        return found
+
+    def _cis(self, what: str, handle: Any) -> tuple[Ci, ...]:
+        found = []
+        for profile in self._ci_profiles(what, handle):
+            count = ctypes.c_uint(0)
+            array = (pynvml.c_nvmlComputeInstance_t * max(1, profile.max_count))()
+            function = pynvml.nvmlGpuInstanceGetComputeInstances
+            _call(what, function, handle, profile.id, array, ctypes.byref(count))
+            found += [self._read_ci(what, ci) for ci in array[: count.value]]
+        return tuple(sorted(found, key=lambda ci: ci.id))
+
+    @staticmethod
+    def _read_ci(what: str, handle: Any) -> Ci:
+        info = _call(what, pynvml.nvmlComputeInstanceGetInfo_v2, handle)
+        # The info's device is the MIG device: asking it avoids the walk over MIG indices.
+        uuid = _text(_call(what, pynvml.nvmlDeviceGetUUID, info.device))
+        return Ci(info.id, info.profileId, uuid)
+
+    def instance(self, gpu: str, gi: int) -> Gi:
+        """One GI by id, read anew. Raises NotThere."""
+        what = f"{gpu} GI {gi}"
+        handle = _call(what, pynvml.nvmlDeviceGetGpuInstanceById, self._device(gpu), gi)
+        return self._read_gi(what, handle, True)
+
+    def create_gi(self, gpu: str, profile: GiProfile, placement: Placement) -> int:
+        """Make a GI at exactly this placement; its id. Raises NoSpace if it is not free."""
+        wanted = pynvml.c_nvmlGpuInstancePlacement_t(placement.start, placement.size)
+        what = f"{gpu} {profile.name} at {placement}"
+        handle = _call(
+            what,
+            pynvml.nvmlDeviceCreateGpuInstanceWithPlacement,
+            # By reference: pynvml passes it on as it is, and by value it ends the process.
+            *(self._device(gpu), profile.id, ctypes.byref(wanted)),
+        )
+        return int(_call(what, pynvml.nvmlGpuInstanceGetInfo, handle).id)
+
+    def create_ci(self, gpu: str, gi: int, slices: int) -> Ci:
+        """Make a CI of so many compute slices in a GI; one of all its slices is the usual one."""
+        what = f"{gpu} GI {gi}"
+        handle = _call(what, pynvml.nvmlDeviceGetGpuInstanceById, self._device(gpu), gi)
+        for profile in self._ci_profiles(what, handle):
+            if profile.slices == slices:
+                break
+        else:
+            raise NodeFault(f"{what}: the driver offers no compute instance of {slices} slices")
+        made = _call(what, pynvml.nvmlGpuInstanceCreateComputeInstance, handle, profile.id)
+        return self._read_ci(what, made)
+
+    def destroy_ci(self, gpu: str, gi: int, ci: int) -> None:
+        """Remove a CI; one that is not there is removed already. Raises InUse."""
+        what = f"{gpu} GI {gi} CI {ci}"
+        try:
+            parent = _call(what, pynvml.nvmlDeviceGetGpuInstanceById, self._device(gpu), gi)
+            handle = _call(what, pynvml.nvmlGpuInstanceGetComputeInstanceById, parent, ci)
+            _call(what, pynvml.nvmlComputeInstanceDestroy, handle)
+        except NotThere:
+            return
+
+    def destroy_gi(self, gpu: str, gi: int) -> None:
+        """Remove a GI without CIs; one that is not there is removed already. Raises InUse."""
+        what = f"{gpu} GI {gi}"
+        try:
+            handle = _call(what, pynvml.nvmlDeviceGetGpuInstanceById, self._device(gpu), gi)
+            _call(what, pynvml.nvmlGpuInstanceDestroy, handle)
+        except NotThere:
+            return
+
+    def clients(self, gpu: str, gi: int) -> list[int]:
+        """The pids that NVML shows on a GI; empty where it shows none."""
+        try:
+            device = self._device(gpu)
+            running = _call(gpu, pynvml.nvmlDeviceGetComputeRunningProcesses, device)
+        except DriverError:
+            return []  # for an error message only: no reason to fail
+        return sorted({p.pid for p in running if p.gpuInstanceId == gi})
