@@ -1,0 +1,315 @@
+"""What still fits on one GPU, as a few operations on one integer.
+
+Pure, and imported by hooks: no import here but the ground and the cheapest of the standard library.
+
+A GPU's *state* is one int. From its lowest bit: one bit per memory slice (set: free), one bit per
+option (set: this profile can still be created at this placement), then, only for a model whose
+engine limits geometry does not already imply, counters of engines in use. Creating an instance is
+`state & keep[option]`. That works because nearly every rule of MIG is a rule about pairs: two
+instances overlap in memory, or together they need an engine that the GPU has once (`+me`, nvml.h:
+NVML_GPU_INSTANCE_PROFILE_*_REV1; `+me.all` takes all of them).
+
+Rules, from what the driver reports and nothing else:
+- memory slices: placements do not overlap;
+- compute slices sum to at most those of the largest profile;
+- per engine, the sum is at most the most that any one profile can add up to (`max_count` times its
+  engines): a safe lower bound of what the GPU has, also where some numbers are not known (0);
+- `max_count` of each profile, where placements alone would allow more.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from slurm_mig.profiles import Geometry, GiProfile, Placement
+
+# A counter has 8 bits; its top bit is set when the limit is passed. Real limits are below 20 and
+# at most 12 instances add to one, so nothing carries into the next counter.
+_BITS = 8
+_OVER = 1 << (_BITS - 1)
+
+
+class Taken(NamedTuple):
+    """One instance that exists, or is intended, on a GPU.
+
+    The profile may be unknown to the geometry; then only its memory slices count.
+    """
+
+    profile_id: int
+    placement: Placement
+
+
+class GpuSpace(NamedTuple):
+    """One GPU and what is taken of it; `blocked` is a mask of memory slices never to use."""
+
+    uuid: str
+    geometry: Geometry
+    taken: tuple[Taken, ...] = ()
+    blocked: int = 0
+
+
+class Limit(NamedTuple):
+    """No more than `most` of something on a GPU; `need` says what each profile takes of it."""
+
+    most: int
+    need: tuple[int, ...]
+
+
+def limits(geometry: Geometry) -> list[Limit]:
+    """The limits of a GPU beyond its memory slices, from what its profiles report."""
+    profiles = geometry.profiles
+    rows: list[Limit] = [Limit(max(p.slices for p in profiles), tuple(p.slices for p in profiles))]
+    for need in zip(
+        *((p.copy_engines, p.decoders, p.encoders, p.jpegs, p.ofas) for p in profiles), strict=True
+    ):
+        most = max(max(p.max_count, 1) * n for p, n in zip(profiles, need, strict=True))
+        if most:
+            rows.append(Limit(most, need))
+    for at, profile in enumerate(profiles):
+        if 0 < profile.max_count < _disjoint(profile.placements):
+            rows.append(Limit(profile.max_count, tuple(int(k == at) for k in range(len(profiles)))))
+    return rows
+
+
+def _disjoint(placements: Iterable[Placement]) -> int:
+    """How many of the placements fit side by side."""
+    count = end = 0
+    for place in sorted(placements, key=lambda p: p.start + p.size):
+        if place.start >= end:
+            count, end = count + 1, place.start + place.size
+    return count
+
+
+def _together(limit: Limit, a: int, b: int) -> bool:
+    return limit.need[a] + limit.need[b] <= limit.most
+
+
+class Tables:
+    """One geometry, compiled. `tables(geometry)` keeps one per geometry.
+
+    `options[i]` is (profile, placement); `keep[i]` clears from a state what option i rules out;
+    `bits[name]` are the state bits of a profile; `classes[name]` are the same bits, split by how
+    much a placement destroys, least first.
+    """
+
+    __slots__ = (
+        "_counters",
+        "_guard",
+        "_needs",
+        "all",
+        "apart",
+        "bits",
+        "classes",
+        "cover",
+        "empty",
+        "first",
+        "geometry",
+        "keep",
+        "nested",
+        "options",
+        "overlap",
+        "weights",
+    )
+
+    def __init__(self, geometry: Geometry) -> None:
+        self.geometry = geometry
+        profiles = geometry.profiles
+        #: State bit of option 0; below it are the memory slices.
+        self.first = first = geometry.memory_slices
+        self.options = [(p, place) for p in profiles for place in p.placements]
+        of = [at for at, p in enumerate(profiles) for _ in p.placements]
+        masks = [place.mask for _, place in self.options]
+        by_profile = [0] * len(profiles)
+        for i, at in enumerate(of):
+            by_profile[at] |= 1 << (first + i)
+        self.bits: dict[str, int] = {
+            p.name: bits for p, bits in zip(profiles, by_profile, strict=True)
+        }
+        self.all = ((1 << len(self.options)) - 1) << first
+        #: Options that use memory slice s.
+        self.cover = [0] * first
+        for i, (_, place) in enumerate(self.options):
+            for s in range(place.start, place.start + place.size):
+                self.cover[s] |= 1 << (first + i)
+        found = limits(geometry)
+        #: Per profile: options of other profiles, or its own, that it rules out wherever they lie.
+        self.apart = [0] * len(profiles)
+        for a in range(len(profiles)):
+            for b in range(len(profiles)):
+                if not all(_together(limit, a, b) for limit in found):
+                    self.apart[a] |= by_profile[b]
+        self.overlap = [self._overlap(mask) for mask in masks]
+        blocks = sorted(set(masks), key=lambda m: (m.bit_count(), m))
+        #: Whether any two placements are nested or apart: the shape of every MIG GPU so far.
+        self.nested = all(m & n in (0, m) for k, m in enumerate(blocks) for n in blocks[k:])
+        self._counters = [lim for lim in found if not self._implied(lim, blocks, masks, of)]
+        shift = first + len(self.options)
+        self._guard = 0
+        start = 0
+        needs = [0] * len(profiles)
+        for limit in self._counters:
+            self._guard |= _OVER << shift
+            start |= (_OVER - 1 - limit.most) << shift
+            needs = [n + (of_it << shift) for n, of_it in zip(needs, limit.need, strict=True)]
+            shift += _BITS
+        self._needs = list(zip(needs, by_profile, strict=True))
+        self.keep = [~(lost | self.apart[at]) for lost, at in zip(self.overlap, of, strict=True)]
+        #: The state of a GPU with nothing on it.
+        self.empty = (1 << first) - 1 | self.all | start
+        #: For scores: an option counts as many as it has memory slices.
+        self.weights = [(bits, p.size) for p, bits in zip(profiles, by_profile, strict=True)]
+        self.classes: dict[str, tuple[int, ...]] = {}
+        inside = {m: [n for n in range(len(masks)) if masks[n] & ~m == 0] for m in blocks}
+        for profile, bits in zip(profiles, by_profile, strict=True):
+            ranks: dict[int, int] = {}
+            for place in profile.placements:
+                ranks[len(inside[place.mask])] = 0
+            for i, (owner, place) in enumerate(self.options):
+                if owner is profile:
+                    ranks[len(inside[place.mask])] |= 1 << (first + i)
+            self.classes[profile.name] = tuple(ranks[r] for r in sorted(ranks))
+            assert bits == sum(ranks.values())  # noqa: S101
+        if self.nested:
+            self.nested = self._comparable(blocks, inside, of)
+
+    def _overlap(self, mask: int) -> int:
+        """State bits that an instance on these memory slices takes away by lying there."""
+        lost = mask & ((1 << self.first) - 1)
+        for s in range(self.first):
+            if mask >> s & 1:
+                lost |= self.cover[s]
+        return lost
+
+    def _comparable(
+        self, blocks: list[int], inside: Mapping[int, list[int]], of: list[int]
+    ) -> bool:
+        """Whether of two equal-sized blocks one can always hold what the other holds.
+
+        Then, and without engines in the way, packing largest first into the least useful block
+        never goes wrong: whatever a solution keeps in the less useful block can move to the other.
+        """
+        last: tuple[int, set[tuple[int, int]]] = (0, set())
+        shapes = []
+        for block in blocks:
+            start = (block & -block).bit_length() - 1
+            shapes.append(
+                (
+                    block.bit_count(),
+                    {(of[i], self.options[i][1].start - start) for i in inside[block]},
+                )
+            )
+        for size, held in sorted(shapes, key=lambda s: (s[0], len(s[1]))):
+            if size == last[0] and not last[1] <= held:
+                return False
+            last = (size, held)
+        return True
+
+    def _implied(self, limit: Limit, blocks: list[int], masks: list[int], of: list[int]) -> bool:
+        """Whether the rules about pairs and memory already keep this limit.
+
+        On nested placements the largest sum is found from the smallest block up. Profiles that
+        exclude each other anyway (`+me`) are counted once, not once per block; a profile that
+        goes with no other user of this engine stands alone.
+        """
+        users = [at for at, n in enumerate(limit.need) if n]
+        alone = {a for a in users if not any(_together(limit, a, b) for b in users)}
+        users = [at for at in users if at not in alone]
+        if not users:
+            return True
+        if not self.nested:
+            return False
+        once: list[int] = []
+        for a in users:
+            if all(self.apart[a] & self.bits[self.geometry.profiles[b].name] for b in (*once, a)):
+                once.append(a)
+        many: dict[int, int] = {}
+        single: dict[int, int] = {}
+        tops: list[int] = []
+        for block in blocks:
+            parts = [m for m in tops if m & block]
+            tops = [m for m in tops if not m & block] + [block]
+            own = [0, 0]
+            for i, mask in enumerate(masks):
+                if mask == block and of[i] in users:
+                    kind = of[i] in once
+                    own[kind] = max(own[kind], limit.need[of[i]])
+            many[block] = max(own[0], sum(many[m] for m in parts))
+            gain = max((single[m] - many[m] for m in parts), default=0)
+            single[block] = max(many[block], own[1], sum(many[m] for m in parts) + gain)
+        gain = max(single[m] - many[m] for m in tops)
+        return sum(many[m] for m in tops) + gain <= limit.most
+
+    def put(self, state: int, option: int) -> int:
+        """The state once the option is created; the option must be open in `state`."""
+        state &= self.keep[option]
+        if not self._counters:
+            return state
+        return self._settle(state + self._needs_of(option))
+
+    def _needs_of(self, option: int) -> int:
+        bit = 1 << (self.first + option)
+        return next(need for need, bits in self._needs if bits & bit)
+
+    def _settle(self, state: int) -> int:
+        for need, bits in self._needs:
+            if state & bits and (state + need) & self._guard:
+                state &= ~bits
+        return state
+
+    def state(self, taken: Iterable[Taken], blocked: int = 0) -> int:
+        """The state of a GPU with these instances on it and these memory slices forbidden."""
+        state = self.empty & ~self._overlap(blocked)
+        for one in taken:
+            state &= ~self._overlap(one.placement.mask)
+            for at, profile in enumerate(self.geometry.profiles):
+                if profile.id == one.profile_id:
+                    state = self._settle((state & ~self.apart[at]) + self._needs[at][0])
+        return state
+
+    def open(self, state: int) -> Iterator[int]:
+        """The options still open, in the driver's order of profiles, by start."""
+        left = (state & self.all) >> self.first
+        while left:
+            low = left & -left
+            yield low.bit_length() - 1
+            left ^= low
+
+    def worth(self, state: int) -> int:
+        """How much can still be done: open options, each counted by its memory slices."""
+        return sum((state & bits).bit_count() * size for bits, size in self.weights)
+
+    def separate(self, state: int, names: Iterable[str]) -> bool:
+        """Whether, for these profiles, only memory decides what fits from this state on."""
+        if self._counters or not self.nested:
+            return False
+        wanted = ruled_out = 0
+        for at, profile in enumerate(self.geometry.profiles):
+            if profile.name in names:
+                wanted |= self.bits[profile.name]
+                for i, (owner, _) in enumerate(self.options):
+                    if owner is profile:
+                        ruled_out |= self.apart[at] & ~self.overlap[i]
+        if ruled_out & wanted:
+            return False
+        return all(
+            state >> (self.first + i) & 1 or place.mask & ~state
+            for i, (profile, place) in enumerate(self.options)
+            if profile.name in names
+        )
+
+
+_TABLES: dict[Geometry, Tables] = {}
+
+
+def tables(geometry: Geometry) -> Tables:
+    """The tables of a geometry, compiled once in a process."""
+    found = _TABLES.get(geometry)
+    if found is None:
+        found = _TABLES[geometry] = Tables(geometry)
+    return found
+
+
+def options(space: GpuSpace) -> tuple[tuple[GiProfile, Placement], ...]:
+    """What can still be created on the GPU, each by itself."""
+    table = tables(space.geometry)
+    state = table.state(space.taken, space.blocked)
+    return tuple(table.options[i] for i in table.open(state))

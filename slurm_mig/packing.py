@@ -1,0 +1,336 @@
+"""Where the next GPU instance goes, so that every promise that a node made stays keepable.
+
+Pure, and imported by hooks, each a fresh process: cheap imports only.
+
+A promise is a count of instances of a profile that the node has told Slurm it can still create.
+Largest first, each into the least useful free place, is proved right wherever only memory decides
+(`Tables.separate`), and its success is a proof anywhere. Where it fails without such a proof,
+`cover.deal` searches exactly. So every answer here is exact.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from slurm_mig.errors import NoRoom, RequestError
+from slurm_mig.occupancy import GpuSpace, Tables, Taken, options, tables
+from slurm_mig.profiles import Geometry, GiProfile, Placement
+
+__all__ = [
+    "GpuSpace",
+    "Slot",
+    "Taken",
+    "choose",
+    "counted",
+    "fits",
+    "keepable",
+    "nearest",
+    "needs",
+    "options",
+    "unkept",
+]
+
+
+class Slot(NamedTuple):
+    """Where an instance shall be made: what is wanted, not yet what lives."""
+
+    gpu: str
+    profile: GiProfile
+    placement: Placement
+
+
+class _Node:
+    """The GPUs of one decision: their tables and states, in GPU order."""
+
+    def __init__(self, spaces: Sequence[GpuSpace]) -> None:
+        self.spaces = spaces
+        self.tables = [tables(space.geometry) for space in spaces]
+        self.states = [
+            table.state(space.taken, space.blocked)
+            for table, space in zip(self.tables, spaces, strict=True)
+        ]
+
+    def order(self, names: Sequence[str]) -> list[str]:
+        """Largest first; among equals the one with fewest places, then the one there is less of."""
+
+        def key(name: str) -> tuple[float, int, int, str]:
+            sizes, places, most = [0.0], [0], [0]
+            for table in set(self.tables):
+                if name in table.bits:
+                    profile = table.geometry.profile(name)
+                    sizes.append(profile.size / table.first)
+                    places.append(len(profile.placements))
+                    most.append(profile.max_count)
+            return (-max(sizes), max(places), max(most), name)
+
+        return sorted(names, key=key)
+
+    def greedy(
+        self, states: list[int], counts: Sequence[tuple[str, int]]
+    ) -> list[tuple[int, int]] | None:
+        """Place all, largest first; the (GPU, option) of each in order, or None. Eats `states`."""
+        placed: list[tuple[int, int]] = []
+        for name, count in counts:
+            goal = len(placed) + count
+            rank = 0
+            while len(placed) < goal:
+                ranked = False
+                for gpu, table in enumerate(self.tables):
+                    classes = table.classes.get(name, ())
+                    if rank >= len(classes):
+                        continue
+                    ranked = True
+                    free = states[gpu] & classes[rank]
+                    while free and len(placed) < goal:
+                        option = (free & -free).bit_length() - 1 - table.first
+                        states[gpu] = table.put(states[gpu], option)
+                        free &= states[gpu]
+                        placed.append((gpu, option))
+                if not ranked:
+                    return None
+                rank += 1
+        return placed
+
+    def keeps(self, states: Sequence[int], counts: Sequence[tuple[str, int]]) -> bool:
+        """Whether all of `counts` (in `order`) can be made at once."""
+        if self.greedy(list(states), counts) is not None:
+            return True
+        if self.separate(states, [name for name, _ in counts]):
+            return False
+        return self.deal(states, dict(counts), {}, 0) is not None
+
+    def separate(self, states: Sequence[int], names: Sequence[str]) -> bool:
+        """Whether the greedy packer's failure is a proof: one model, and only memory decides."""
+        return len(set(self.tables)) == 1 and all(
+            table.separate(state, names)
+            for table, state in set(zip(self.tables, states, strict=True))
+        )
+
+    def deal(
+        self,
+        states: Sequence[int],
+        wanted: Mapping[str, int],
+        may_drop: Mapping[str, int],
+        most: int,
+    ) -> dict[str, int] | None:
+        """Exact: see `cover.deal`."""
+        from slurm_mig.cover import deal  # rarely needed, and a hook starts anew each time
+
+        return deal(list(zip(self.tables, states, strict=True)), wanted, may_drop, most)
+
+    def unkept(self, states: Sequence[int], promises: Mapping[str, int]) -> dict[str, int]:
+        """The promises that cannot be kept, as few as possible."""
+        counts = [(name, promises[name]) for name in self.order(list(promises))]
+        if self.greedy(list(states), counts) is not None:
+            return {}
+        left = self.deal(states, promises, promises, sum(promises.values())) or {}
+        return {name: n for name, n in left.items() if n}
+
+    def candidates(self, states: Sequence[int], name: str) -> list[tuple[int, int, int, int]]:
+        """Open options of a profile as (worth lost, GPU, start, option), best first."""
+        found = []
+        for gpu, table in enumerate(self.tables):
+            free = (states[gpu] & table.bits.get(name, 0)) >> table.first
+            if not free:
+                continue
+            before = table.worth(states[gpu])
+            while free:
+                option = (free & -free).bit_length() - 1
+                free &= free - 1
+                lost = before - table.worth(table.put(states[gpu], option))
+                found.append((lost, gpu, table.options[option][1].start, option))
+        found.sort()
+        return found
+
+    def slot(self, gpu: int, option: int) -> Slot:
+        """The option in words."""
+        return Slot(self.spaces[gpu].uuid, *self.tables[gpu].options[option])
+
+
+def _tally(names: Sequence[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def _sum(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
+    return {name: a.get(name, 0) + b.get(name, 0) for name in {**a, **b}}
+
+
+def _positive(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name: n for name, n in counts.items() if n > 0}
+
+
+def fits(space: GpuSpace, wants: Mapping[str, int]) -> list[Slot] | None:
+    """Slots for all of `wants` on one GPU, beside what is there, or None if there are none."""
+    node = _Node([space])
+    table, start = node.tables[0], node.states[0]
+    names = [name for name in node.order(list(_positive(wants))) for _ in range(wants[name])]
+    dead: set[tuple[int, int]] = set()
+
+    def place(state: int, at: int) -> list[int] | None:
+        if at == len(names):
+            return []
+        if (state, at) in dead:
+            return None
+        for rank in table.classes.get(names[at], ()):
+            free = state & rank
+            while free:
+                option = (free & -free).bit_length() - 1 - table.first
+                free &= free - 1
+                rest = place(table.put(state, option), at + 1)
+                if rest is not None:
+                    return [option, *rest]
+        dead.add((state, at))
+        return None
+
+    placed = place(start, 0)
+    return None if placed is None else [node.slot(0, option) for option in placed]
+
+
+def keepable(spaces: Sequence[GpuSpace], promises: Mapping[str, int]) -> bool:
+    """Whether all promises can be kept at once, on any GPUs that have such profiles."""
+    node = _Node(spaces)
+    promises = _positive(promises)
+    counts = [(name, promises[name]) for name in node.order(list(promises))]
+    return node.keeps(node.states, counts)
+
+
+def unkept(spaces: Sequence[GpuSpace], promises: Mapping[str, int]) -> dict[str, int]:
+    """The promises that cannot be kept whatever one does, as few as possible; {} if none."""
+    node = _Node(spaces)
+    return node.unkept(node.states, _positive(promises))
+
+
+def choose(
+    spaces: Sequence[GpuSpace], wants: Sequence[str], promises: Mapping[str, int]
+) -> list[Slot]:
+    """Slots for a job's instances, in the order of `wants`: all of them, or none.
+
+    `promises` are those that remain once this job is served. No more of them become unkeepable
+    than are so already; among the places that allow that, the one that leaves most open is taken
+    (options count by their size, so fragments are used up first and whole GPUs stay whole), then
+    the first GPU, then the lowest start.
+
+    Raises RequestError if no GPU here has such a profile, NoRoom if there is no such place now.
+    """
+    node = _Node(spaces)
+    _known(node, wants)
+    promises = _positive(promises)
+    mine = _tally(wants)
+    both = _sum(promises, mine)
+    order = node.order(list(both))
+    keep = promises
+    if not node.keeps(node.states, [(name, both[name]) for name in order]):
+        # Space is short for the promises alone (a quarantine, a stranger's instance): then keep
+        # as many as could be kept without this job.
+        already = sum(node.unkept(node.states, promises).values())
+        left = node.deal(node.states, both, promises, already) if already else None
+        if left is None:
+            raise NoRoom(_why(node, wants, promises))
+        keep = {name: n - left.get(name, 0) for name, n in promises.items()}
+    rest = _sum(keep, mine)
+    states = list(node.states)
+    chosen: list[Slot] = []
+    for name in wants:
+        rest[name] -= 1
+        counts = [(other, rest[other]) for other in order if rest.get(other, 0)]
+        gpu, option = _best(node, states, name, counts)
+        states[gpu] = node.tables[gpu].put(states[gpu], option)
+        chosen.append(node.slot(gpu, option))
+    return chosen
+
+
+def _best(
+    node: _Node, states: list[int], name: str, counts: Sequence[tuple[str, int]]
+) -> tuple[int, int]:
+    """The place for one instance that leaves most open, with all of `counts` still possible."""
+    tried: set[tuple[Tables, int, int]] = set()
+    for _, gpu, _, option in node.candidates(states, name):
+        table, before = node.tables[gpu], states[gpu]
+        after = table.put(before, option)
+        if (table, before, after) in tried:
+            continue
+        tried.add((table, before, after))
+        states[gpu] = after
+        kept = node.keeps(states, counts)
+        states[gpu] = before
+        if kept:
+            return gpu, option
+    raise AssertionError(f"no place for {name}, though all fit at once")
+
+
+def _known(node: _Node, wants: Sequence[str]) -> None:
+    """Raise RequestError if no GPU of the node has one of the profiles."""
+    there = {name: None for table in node.tables for name in table.bits}
+    for name in wants:
+        if name not in there:
+            raise RequestError(f"no GPU of this node has a profile {name!r}{nearest(name, there)}")
+
+
+def nearest(name: str, there: Mapping[str, object]) -> str:
+    """The end of a sentence about an unknown name: what there is, and what may be meant."""
+    from difflib import get_close_matches  # 2 ms, and only for errors
+
+    close = get_close_matches(name, list(there), 1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"; {hint}there {'is' if len(there) == 1 else 'are'} {', '.join(there) or 'none'}"
+
+
+def counted(counts: Mapping[str, int], join: str = " + ") -> str:
+    """Counts in words: `3g.20gb ×2 + 1g.5gb`."""
+    return join.join(
+        name if n == 1 else f"{name} ×{n}"  # noqa: RUF001 - the sign is meant
+        for name, n in counts.items()
+        if n
+    )
+
+
+def _why(node: _Node, wants: Sequence[str], promises: Mapping[str, int]) -> str:
+    """One sentence: what was asked, what is free, which promise forbids it."""
+    mine = _tally(wants)
+    asked = counted(mine)
+    order = node.order(list(mine))
+    if not node.keeps(node.states, [(name, mine[name]) for name in order]):
+        free = {
+            name: most
+            for name in dict.fromkeys(n for table in node.tables for n in table.bits)
+            if (most := _at_most(node, name))
+        }
+        can = counted(free, " or ") or "nothing"
+        return f"no room for {asked}; free now: {can}"
+    guilty = [
+        name
+        for name in promises
+        if node.keeps(
+            node.states,
+            [
+                (other, n)
+                for other, n in (
+                    (o, _sum(promises, mine)[o] - (promises[o] if o == name else 0))
+                    for o in node.order(list(_sum(promises, mine)))
+                )
+                if n
+            ],
+        )
+    ]
+    kept = counted({name: promises[name] for name in guilty} or promises)
+    return f"no room for {asked}: what is free is promised to {kept}"
+
+
+def _at_most(node: _Node, name: str) -> int:
+    """How many of a profile fit now, alone."""
+    count = 0
+    while node.keeps(node.states, [(name, count + 1)]):
+        count += 1
+    return count
+
+
+def needs(geometry: Geometry, counts: Mapping[str, int]) -> tuple[int, int]:
+    """What a set of profiles takes of a GPU: (memory slices, compute slices)."""
+    memory = compute = 0
+    for name, n in counts.items():
+        profile = geometry.profile(name)
+        memory += n * profile.size
+        compute += n * profile.slices
+    return memory, compute
