@@ -64,8 +64,9 @@ class Devices:
                 # Before the node is touched: the driver's tools set it back otherwise.
                 access.write_text("DeviceFileModify: 0\n")
                 node = self._node(major, self._device_minor(access))
-                os.chmod(node, OWNED, follow_symlinks=False)
-                os.chown(node, uid, 0, follow_symlinks=False)
+                # The folder is root's alone, so the node just looked at is the node changed here.
+                node.chmod(OWNED)
+                os.chown(node, uid, 0)
             except OSError as error:
                 raise NodeFault(
                     f"{access}: cannot give its device to uid {uid}: {error.strerror} "
@@ -93,8 +94,8 @@ class Devices:
                 node = self._nodes / f"nvidia-cap{self._device_minor(access)}"
                 if not stat.S_ISCHR(node.lstat().st_mode):
                     continue
-                os.chown(node, 0, 0, follow_symlinks=False)
-                os.chmod(node, NOBODY, follow_symlinks=False)
+                os.chown(node, 0, 0)
+                node.chmod(NOBODY)
 
     def holders(self, minor: int, gi: int, cis: tuple[int, ...]) -> list[int]:
         """The pids that have a node of the instance open, from /proc/<pid>/fd."""

@@ -1,4 +1,4 @@
-"""What the hooks' sh and the task prolog read: `<run>/jobs/<job id>/`, and the job's instances there.
+"""What the hooks' sh and the task prolog read of a job: `<run>/jobs/<job id>/`.
 
 The folder's existence means "this job has, or may have, instances here": it is made before the
 intent and removed after the last instance is gone, so an Epilog without it may leave from sh.

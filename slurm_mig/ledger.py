@@ -225,7 +225,7 @@ class Ledger:
                         *(*wish.placement, INTENT, boot, time.time()),
                     ),
                 )
-        return self.entries(job)
+        return [entry for entry in self.entries(job) if entry.state == INTENT]
 
     def live(self, entry: Entry, gi: int, cis: Iterable[int], uuids: Iterable[str]) -> None:
         """The instance was made and read back."""
@@ -235,9 +235,14 @@ class Ledger:
         )
 
     def removing(self, job: int) -> list[Entry]:
-        """Mark all of a job's instances as on their way out, and return them."""
-        self._write("UPDATE instance SET state = ? WHERE job = ?", REMOVING, job)
-        return self.entries(job)
+        """Mark a job's instances as on their way out, and return them.
+
+        Quarantined ones are not among them: they had their budget, and are reconcile's.
+        """
+        self._write(
+            "UPDATE instance SET state = ? WHERE job = ? AND state != ?", REMOVING, job, QUARANTINED
+        )
+        return [entry for entry in self.entries(job) if entry.state == REMOVING]
 
     def quarantine(self, entry: Entry, reason: str) -> None:
         """The instance would not go; keep its space from everybody."""

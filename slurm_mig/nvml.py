@@ -116,6 +116,8 @@ class Driver:
         pynvml._nvmlGetFunctionPointer_cache.clear()  # noqa: SLF001 -- else it keeps another library's
         _call(f"driver library {library}", pynvml.nvmlInit)
         self._geometries: dict[tuple[str, int], Geometry] = {}
+        # Handles of whole GPUs stay good until shutdown; only those of instances go stale.
+        self._devices: dict[str, Any] = {}
 
     def __enter__(self) -> "Driver":
         return self
@@ -145,9 +147,11 @@ class Driver:
             except DriverError as error:
                 if error.code != pynvml.NVML_ERROR_NOT_SUPPORTED:
                     raise
+            uuid = _text(_call(what, pynvml.nvmlDeviceGetUUID, device))
+            self._devices[uuid] = device
             found.append(
                 Gpu(
-                    _text(_call(what, pynvml.nvmlDeviceGetUUID, device)),
+                    uuid,
                     index,
                     _call(what, pynvml.nvmlDeviceGetMinorNumber, device),
                     _text(_call(what, pynvml.nvmlDeviceGetName, device)),
@@ -158,7 +162,14 @@ class Driver:
         return found
 
     def _device(self, gpu: str) -> Any:
-        return _call(gpu, pynvml.nvmlDeviceGetHandleByUUID, gpu.encode())
+        if gpu not in self._devices:
+            self.gpus()
+        try:
+            return self._devices[gpu]
+        except KeyError:
+            raise NodeFault(
+                f"{gpu}: the driver shows this GPU no more; look at dmesg for Xid errors"
+            ) from None
 
     def geometry(self, gpu: Gpu) -> Geometry:
         """The profiles and placements that the driver reports; needs root and MIG mode.

@@ -1,0 +1,141 @@
+"""The Prolog's second half: serves the request, or settles what becomes of a job it cannot serve.
+
+Called by prolog/slurm-mig-prolog. Exits: 0 served, requeued, held or cancelled, and nothing for
+Slurm to do; 1 the node is at fault, with the reason last on stderr, which makes Slurm drain it;
+2 called wrongly. A request, whatever it says, never leads to 1.
+"""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from slurm_mig import hook, slurm
+from slurm_mig.errors import NoRoom, RequestError
+from slurm_mig.handover import Handover
+from slurm_mig.ledger import Ledger
+from slurm_mig.log import Log
+from slurm_mig.request import Wanted, describe, parse_gres, parse_token
+from slurm_mig.settings import Settings
+from slurm_mig.slurm import JobRecord, JobUnknown, SlurmClient
+
+
+class _Start:
+    """One start of one job on this node."""
+
+    def __init__(
+        self, settings: Settings, job: int, log: Log, env: Mapping[str, str], answer: str
+    ) -> None:
+        self.settings, self.job, self.log, self.env = settings, job, log, env
+        self.node = env.get("SLURMD_NODENAME", "")
+        self._answer = answer
+        self._client: SlurmClient | None = None
+        self._record: JobRecord | None = None
+
+    @property
+    def client(self) -> SlurmClient:
+        if self._client is None:
+            self._client = slurm.client(
+                self.settings.slurm_client,
+                scontrol=self.settings.slurm_scontrol,
+                timeout=self.settings.slurm_timeout,
+                long_lived=False,
+            )
+        return self._client
+
+    def record(self) -> JobRecord:
+        """Slurm's record of the job, asked for once, and not at all if sh was told already."""
+        if self._record is None:
+            with self.log.phase("ask"):
+                if self._answer:
+                    self._record = slurm.job_from_json(self._answer, self.job, self.node)
+                else:
+                    self._record = self.client.job(self.job, self.node)
+        return self._record
+
+    def request(self) -> tuple[int, tuple[Wanted, ...]]:
+        """The job's user and what it wants here. Raises RequestError, NodeFault, JobUnknown."""
+        if self.settings.slurm_request == "token":
+            extra = self.env.get("SLURM_JOB_EXTRA", self.env.get("SLURM_JOB_COMMENT", ""))
+            wanted = parse_token(extra)
+            uid = self.env.get("SLURM_JOB_UID", "")
+            # No token: submitted before the plugin was there. Then Slurm is asked.
+            if wanted is not None and uid.isdecimal():
+                return int(uid), wanted
+        record = self.record()
+        return record.user_id, parse_gres(record.gres)
+
+    def turn_away(self, reason: str, *, again: bool) -> tuple[str, int]:
+        """See to it that a job that cannot start here never runs its tasks, and tell its user.
+
+        `again`: it may start later, so a batch job goes back to the queue; else it is held.
+        """
+        self.log.note(reason=reason)
+        handover = Handover(Path(self.settings.state_run_directory))
+        handover.open(self.job)
+        handover.refuse(self.job, reason)
+        sentence = f"slurm-mig: {reason}"
+        record = self.record()
+        with Ledger(Path(self.settings.state_directory)) as ledger:
+            misses = ledger.missed(self.job) if again else 0
+            requeue = record.batch and record.requeue
+            if requeue and again and misses < self.settings.prolog_misses:
+                self.client.requeue(self.job)
+                return f"requeued (miss {misses})", hook.OK
+            ledger.served(self.job)
+        if requeue:
+            times = f" ({misses} times in a row)" if again else ""
+            self.client.hold(self.job, sentence + times)
+            return "held", hook.OK
+        if not record.batch:
+            self.client.notify(self.job, sentence)
+        self.client.cancel(self.job, sentence)
+        return "cancelled", hook.OK
+
+
+def work(
+    settings: Settings, job: int, log: Log, *, env: Mapping[str, str], answer: str
+) -> tuple[str, int]:
+    """Serve the job or turn it away; see hook.Work."""
+    start = _Start(settings, job, log, env, answer)
+    try:
+        uid, wanted = start.request()
+    except RequestError as error:
+        return start.turn_away(str(error), again=False)
+    except JobUnknown as error:
+        # It ended between slurmd's start and our question: nothing will run.
+        log.note(reason=str(error))
+        return "job-gone", hook.OK
+    log.note(uid=uid, wanted=describe(wanted))
+    # Not before this line: a job that wants nothing must not depend on the driver's health.
+    leftovers = job in Handover(Path(settings.state_run_directory)).open_jobs()
+    if not wanted and not leftovers:
+        return "no-mig", hook.OK
+    with hook.partitioner(settings, log) as core:
+        if not wanted:
+            core.release(job)
+            return "no-mig", hook.OK
+        try:
+            entries = core.acquire(job, uid, wanted)
+        except NoRoom as error:
+            return start.turn_away(str(error), again=True)
+        except RequestError as error:
+            return start.turn_away(str(error), again=False)
+        log.note(
+            instances=",".join(
+                f"{entry.wish.gpu}/{entry.wish.profile}@{entry.wish.placement}/gi{entry.gi}"
+                for entry in entries
+            )
+        )
+    return "served", hook.OK
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Entry of prolog/slurm-mig-prolog: CONFIG RUN_DIRECTORY ask|answer, an answer on stdin."""
+    config, run_directory, source = arguments
+    answer = ""
+    if source == "answer":
+        answer = sys.stdin.buffer.read().decode(errors="replace")
+    bound = partial(work, env=os.environ, answer=answer)
+    return hook.run("prolog", Path(config), run_directory, os.environ, bound)
