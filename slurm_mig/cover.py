@@ -8,18 +8,11 @@ least as much of everything" and "what is still missing" are a few operations on
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from slurm_mig.occupancy import Tables
 
 _WIDTH = 12
 _TOP = 1 << (_WIDTH - 1)
-
-
-class Deal(NamedTuple):
-    """The best that can be done: how many of each profile go unkept."""
-
-    unkept: dict[str, int]
 
 
 class _Counts:

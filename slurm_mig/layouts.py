@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 
 from slurm_mig.errors import ConfigError
 from slurm_mig.packing import GpuSpace, counted, fits, nearest, needs
-from slurm_mig.profiles import Geometry, GiProfile, ProfileName
+from slurm_mig.profiles import Geometry, GiProfile
 
 
 def _plain(geometry: Geometry) -> list[GiProfile]:
     """Profiles without media or graphics attributes: all that a named layout uses."""
-    return [p for p in geometry.profiles if not ProfileName.parse(p.name).attribute]
+    return [p for p in geometry.profiles if p.name.endswith("gb")]
 
 
 def _fit(geometry: Geometry, counts: Mapping[str, int]) -> bool:

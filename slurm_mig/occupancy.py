@@ -155,8 +155,8 @@ class Tables:
         self.keep = [~(lost | self.apart[at]) for lost, at in zip(self.overlap, of, strict=True)]
         #: The state of a GPU with nothing on it.
         self.empty = (1 << first) - 1 | self.all | start
-        #: For scores: an option counts as many as it has memory slices.
-        self.weights = [(bits, p.size) for p, bits in zip(profiles, by_profile, strict=True)]
+        #: For scores. Squares, since then a whole GPU outweighs all that a part of one can hold.
+        self.weights = [(bits, p.size**2) for p, bits in zip(profiles, by_profile, strict=True)]
         self.classes: dict[str, tuple[int, ...]] = {}
         inside = {m: [n for n in range(len(masks)) if masks[n] & ~m == 0] for m in blocks}
         for profile, bits in zip(profiles, by_profile, strict=True):
@@ -274,8 +274,8 @@ class Tables:
             left ^= low
 
     def worth(self, state: int) -> int:
-        """How much can still be done: open options, each counted by its memory slices."""
-        return sum((state & bits).bit_count() * size for bits, size in self.weights)
+        """How much can still be done: open options, weighted."""
+        return sum((state & bits).bit_count() * weight for bits, weight in self.weights)
 
     def separate(self, state: int, names: Iterable[str]) -> bool:
         """Whether, for these profiles, only memory decides what fits from this state on."""

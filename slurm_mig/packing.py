@@ -209,7 +209,7 @@ def choose(
 
     `promises` are those that remain once this job is served. No more of them become unkeepable
     than are so already; among the places that allow that, the one that leaves most open is taken
-    (options count by their size, so fragments are used up first and whole GPUs stay whole), then
+    (options count by the square of their size: fragments go first, whole GPUs stay whole), then
     the first GPU, then the lowest start.
 
     Raises RequestError if no GPU here has such a profile, NoRoom if there is no such place now.
@@ -278,7 +278,7 @@ def nearest(name: str, there: Mapping[str, object]) -> str:
 
 
 def counted(counts: Mapping[str, int], join: str = " + ") -> str:
-    """Counts in words: `3g.20gb ×2 + 1g.5gb`."""
+    """Counts in words: `3g.20gb ×2 + 1g.5gb`."""  # noqa: RUF002 - the sign is meant
     return join.join(
         name if n == 1 else f"{name} ×{n}"  # noqa: RUF001 - the sign is meant
         for name, n in counts.items()
@@ -314,7 +314,7 @@ def _why(node: _Node, wants: Sequence[str], promises: Mapping[str, int]) -> str:
             ],
         )
     ]
-    kept = counted({name: promises[name] for name in guilty} or promises)
+    kept = counted({name: promises[name] for name in guilty}, " or ") or counted(promises)
     return f"no room for {asked}: what is free is promised to {kept}"
 
 
