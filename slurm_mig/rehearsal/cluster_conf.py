@@ -1,0 +1,129 @@
+"""Writes slurm.conf, gres.conf and cgroup.conf of a throwaway cluster. Text only, no processes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A simulated node: what it offers and which hooks its slurmd runs.
+
+    `gres` maps a type of `mig` to a count: `{"3g.20gb": 2, "1g.5gb": 4}`; a node without any has
+    no `mig` at all. Hooks are absolute paths; `conf` is added to this node's slurm.conf only.
+    """
+
+    name: str
+    gres: Mapping[str, int] = field(default_factory=dict)
+    prolog: Path | str | None = None
+    epilog: Path | str | None = None
+    task_prolog: Path | str | None = None
+    cpus: int = 64
+    conf: str = ""
+
+    @property
+    def gres_string(self) -> str:
+        """The node's GRES as slurm.conf wants it: `mig:3g.20gb:2,mig:1g.5gb:4`."""
+        return ",".join(f"mig:{kind}:{count}" for kind, count in self.gres.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Loopback TCP ports: the controller's and one for each node."""
+
+    controller: int
+    nodes: tuple[int, ...]
+
+
+def slurm_conf(
+    folder: Path,
+    nodes: Sequence[Node],
+    ports: Ports,
+    *,
+    hostname: str,
+    release: tuple[int, int],
+    prolog_flags: str,
+    requeue_delay: int,
+    extra_conf: str,
+    node: Node | None = None,
+) -> str:
+    """Return the text of slurm.conf: the shared one, or that of `node` with its own hooks."""
+    timeout = "PrologEpilogTimeout" if release < (25, 5) else "PrologTimeout"
+    lines = [
+        "ClusterName=rehearsal",
+        f"SlurmctldHost={hostname}(127.0.0.1)",
+        f"SlurmctldPort={ports.controller}",
+        "SlurmUser=root",
+        "SlurmdUser=root",
+        "AuthType=auth/munge",
+        # The life of a credential is also how long Slurm waits before it starts a requeued job
+        # again (default 120 s).
+        f"AuthInfo=socket={folder}/munge/socket,cred_expire={requeue_delay}",
+        f"StateSaveLocation={folder}/state",
+        f"SlurmdSpoolDir={folder}/spool/%n",
+        f"SlurmctldPidFile={folder}/run/slurmctld.pid",
+        f"SlurmdPidFile={folder}/run/slurmd-%n.pid",
+        f"SlurmctldLogFile={folder}/log/slurmctld.log",
+        f"SlurmdLogFile={folder}/log/slurmd-%n.log",
+        "SlurmctldDebug=verbose",
+        "SlurmdDebug=verbose",
+        "ProctrackType=proctrack/linuxproc",
+        "JobAcctGatherType=jobacct_gather/none",
+        "AccountingStorageType=accounting_storage/none",
+        "JobCompType=jobcomp/none",
+        "MpiDefault=none",
+        "SelectType=select/cons_tres",
+        "SelectTypeParameters=CR_CPU",
+        "SchedulerType=sched/backfill",
+        "SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1",
+        # A simulated node has more CPUs than this machine: believe the file.
+        "SlurmdParameters=config_overrides",
+        # Each node's file differs in its hooks.
+        "DebugFlags=NO_CONF_HASH",
+        # Bind to the address in this file, 127.0.0.1, and to no other.
+        "CommunicationParameters=NoInAddrAny,NoCtldInAddrAny",
+        "GresTypes=mig",
+        f"PrologFlags={prolog_flags}",
+        "ReturnToService=2",
+        "MessageTimeout=10",
+        "SlurmctldTimeout=10",
+        "SlurmdTimeout=20",
+        "InactiveLimit=0",
+        "KillWait=2",
+        "UnkillableStepTimeout=20",
+        "WaitTime=0",
+        "MinJobAge=300",
+        "CompleteWait=0",
+        "TCPTimeout=5",
+        f"{timeout}=60",
+        "LaunchParameters=use_interactive_step",
+    ]
+    if release >= (25, 5):
+        lines.append("EpilogTimeout=60")
+    if node is not None:
+        hooks = {"Prolog": node.prolog, "Epilog": node.epilog, "TaskProlog": node.task_prolog}
+        lines += [f"{key}={path}" for key, path in hooks.items() if path is not None]
+        lines += [node.conf] if node.conf else []
+    lines += [extra_conf] if extra_conf else []
+    for one, port in zip(nodes, ports.nodes, strict=True):
+        gres = f" Gres={one.gres_string}" if one.gres else ""
+        lines.append(
+            f"NodeName={one.name} NodeHostname={hostname} NodeAddr=127.0.0.1 Port={port}"
+            f" CPUs={one.cpus} State=UNKNOWN{gres}"
+        )
+    lines.append("PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP")
+    return "\n".join(lines) + "\n"
+
+
+def gres_conf(nodes: Sequence[Node]) -> str:
+    """Return the text of gres.conf: counts only, no device files."""
+    return "".join(
+        f"NodeName={node.name} Name=mig Type={kind} Count={count} Flags=CountOnly\n"
+        for node in nodes
+        for kind, count in node.gres.items()
+    )
+
+
+def cgroup_conf(release: tuple[int, int]) -> str:
+    """Return the text of cgroup.conf: no cgroups, which a container or CI may not have."""
+    return "CgroupPlugin=disabled\n" if release >= (23, 2) else "CgroupAutomount=no\n"
