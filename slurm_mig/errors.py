@@ -4,16 +4,15 @@ Library code raises; only the edge turns an exception into an exit status (docs/
 table). Every message is one line: what, on which object, why, what to do.
 """
 
-import re
-
-# One line and no control characters, whatever went into a message: user text (job names, comments)
-# reaches logs and terminals through here.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
 
 def one_line(text: object, limit: int = 1000) -> str:
-    """Return `text` on one line: control characters escaped, at most `limit` characters."""
-    line = _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", str(text).strip())
+    """Return `text` on one line: what is not printable escaped, at most `limit` characters.
+
+    User text (job names, comments) reaches logs and terminals through here: no line break, terminal
+    escape, bidirectional override or lone surrogate gets through.
+    """
+    whole = str(text).strip()
+    line = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in whole)
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 

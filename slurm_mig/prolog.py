@@ -112,22 +112,22 @@ def work(
     leftovers = job in Handover(Path(settings.state_run_directory)).open_jobs()
     if not wanted and not leftovers:
         return "no-mig", hook.OK
-    with hook.partitioner(settings, log) as core:
-        if not wanted:
-            core.release(job)
-            return "no-mig", hook.OK
-        try:
+    try:
+        with hook.partitioner(settings, log) as core:
+            if not wanted:
+                core.release(job)
+                return "no-mig", hook.OK
             entries = core.acquire(job, uid, wanted)
-        except NoRoom as error:
-            return start.turn_away(str(error), again=True)
-        except RequestError as error:
-            return start.turn_away(str(error), again=False)
-        log.note(
-            instances=",".join(
-                f"{entry.wish.gpu}/{entry.wish.profile}@{entry.wish.placement}/gi{entry.gi}"
-                for entry in entries
-            )
+    except NoRoom as error:
+        return start.turn_away(str(error), again=True)
+    except RequestError as error:
+        return start.turn_away(str(error), again=False)
+    log.note(
+        instances=",".join(
+            f"{entry.wish.gpu}/{entry.wish.profile}@{entry.wish.placement}/gi{entry.gi}"
+            for entry in entries
         )
+    )
     return "served", hook.OK
 
 

@@ -1,0 +1,53 @@
+"""Entry of `slurm-mig`: parses, runs one command, turns errors into one line and an exit status.
+
+Exit codes: 0 ok, 1 failed, 2 usage, 3 differs or degraded, 75 try again.
+"""
+
+import argparse
+import os
+import sys
+
+from slurm_mig import __version__
+from slurm_mig.cli import demo, node, sim
+from slurm_mig.errors import ConfigError, NoRoom, RequestError, SlurmMigError
+
+FAILED, USAGE, TRY_AGAIN = 1, 2, 75
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="slurm-mig", description="Dynamic NVIDIA MIG under Slurm.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"slurm-mig {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    node.add_parsers(subparsers)
+    sim.add_parser(subparsers)
+    demo.add_parser(subparsers)
+    return parser
+
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    arguments = build_parser().parse_args()
+    try:
+        return int(arguments.func(arguments))
+    except (ConfigError, RequestError) as error:
+        sys.stderr.write(f"slurm-mig: {error}\n")
+        return USAGE
+    except NoRoom as error:
+        sys.stderr.write(f"slurm-mig: {error}\n")
+        return TRY_AGAIN
+    except SlurmMigError as error:
+        sys.stderr.write(f"slurm-mig: {error}\n")
+        return FAILED
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough; nothing more can be printed at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

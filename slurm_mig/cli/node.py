@@ -1,0 +1,332 @@
+"""Commands about the node they run on: status, profiles, reconcile, hooks; the hooks by hand."""
+
+import argparse
+import json
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from slurm_mig import configfile, epilog, hook, hooks, prolog, share, slurm
+from slurm_mig.cli import picture, terminal
+from slurm_mig.errors import NodeFault, RequestError, SlurmMigError
+from slurm_mig.layouts import layout
+from slurm_mig.log import Log
+from slurm_mig.nvml import Driver
+from slurm_mig.partitioner import GpuView, offered
+from slurm_mig.profiles import Geometry, TableEntry, find_entry, from_table
+from slurm_mig.settings import nearest
+
+Subparsers = Any  # argparse's type for it is private
+
+DEGRADED = 3
+
+
+def _quiet(operation: str) -> Log:
+    """The log of a command that a person runs; written only where it changes something."""
+    return Log("syslog", operation, by=f"uid {os.getuid()}")
+
+
+def _instances(view: GpuView) -> list[dict[str, Any]]:
+    rows = []
+    for gi, owner in view.instances:
+        profile = view.geometry.profile_by_id(gi.profile_id) if view.geometry else None
+        rows.append(
+            {
+                "profile": profile.name if profile else None,
+                "profile_id": gi.profile_id,
+                "placement": str(gi.placement),
+                "gi": gi.id,
+                "cis": [ci.id for ci in gi.cis],
+                "uuids": [ci.uuid for ci in gi.cis],
+                "job": owner.job if owner else None,
+                "uid": owner.uid if owner else None,
+                "state": owner.state if owner else "foreign",
+                "reason": owner.reason if owner else "",
+            }
+        )
+    rows += [
+        {
+            "profile": entry.wish.profile,
+            "profile_id": entry.wish.profile_id,
+            "placement": str(entry.wish.placement),
+            "gi": entry.gi,
+            "cis": list(entry.cis),
+            "uuids": list(entry.uuids),
+            "job": entry.job,
+            "uid": entry.uid,
+            "state": entry.state,
+            "reason": entry.reason or "in the ledger, not on the GPU",
+        }
+        for entry in view.pending
+    ]
+    return rows
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Print every GPU with what lives on it, and what the node promises."""
+    settings = configfile.load(arguments.config)
+    with hook.partitioner(settings, _quiet("status")) as core:
+        views = core.survey()
+        promises = dict(core.promises())
+    rows = {view.gpu.uuid: _instances(view) for view in views}
+    odd = [r for found in rows.values() for r in found if r["state"] not in ("live", "foreign")]
+    if arguments.json:
+        terminal.print_json(
+            {
+                "version": 1,
+                "gpus": [
+                    {
+                        "index": view.gpu.index,
+                        "uuid": view.gpu.uuid,
+                        "model": view.gpu.model,
+                        "mig": view.gpu.mig,
+                        "memory_slices": view.geometry.memory_slices if view.geometry else None,
+                        "instances": rows[view.gpu.uuid],
+                    }
+                    for view in views
+                ],
+                "promises": promises,
+            }
+        )
+        return DEGRADED if odd else 0
+    out = terminal.console()
+    for view in views:
+        mode = {True: "", False: "  MIG mode off", None: "  cannot do MIG"}[view.gpu.mig]
+        out.print(
+            Text.assemble(
+                (f"GPU {view.gpu.index}", "bold"), f"  {view.gpu.model}  {view.gpu.uuid}{mode}"
+            )
+        )
+        if view.geometry is not None:
+            out.print(picture.draw(view.geometry, picture.blocks(view)))
+    lines = terminal.table("GPU", "PROFILE", "PLACEMENT", "GI", "JOB", "UID", "STATE", "UUID")
+    for view in views:
+        for row in rows[view.gpu.uuid]:
+            cells = [row["profile"], row["placement"], row["gi"], row["job"], row["uid"]]
+            texts = ["-" if cell is None else str(cell) for cell in cells]
+            uuids = ",".join(row["uuids"]) or row["reason"]
+            lines.add_row(str(view.gpu.index), *texts, row["state"], uuids)
+    if lines.row_count:
+        out.print(lines)
+    out.print(f"promises: {offered(promises) or 'none (no [layout] for these GPUs)'}")
+    for row in odd:
+        out.print(f"{row['state']}: job {row['job']} {row['profile']}: {row['reason']}")
+    return DEGRADED if odd else 0
+
+
+def _entries() -> list[TableEntry]:
+    document = json.loads(share.data("mig_profiles.json").read_text())
+    return [from_table(entry) for entry in document["gpus"]]
+
+
+def _print_profiles(geometry: Geometry, title: str, arguments: argparse.Namespace) -> None:
+    out = terminal.console()
+    out.print(Text(title, "bold"))
+    lines = terminal.table(
+        *("--gres", "MEMORY", "SM", "MAX", "PLACEMENTS", "MEDIA"), right=("MEMORY", "SM", "MAX")
+    )
+    for p in geometry.profiles:
+        media = f"dec {p.decoders} enc {p.encoders} jpeg {p.jpegs} ofa {p.ofas}"
+        lines.add_row(
+            f"mig:{p.name}",
+            f"{p.memory_mb / 1024:.2f} GiB" if p.memory_mb else "?",
+            str(p.multiprocessors or "?"),
+            str(p.max_count),
+            " ".join(map(str, p.placements)),
+            media,
+        )
+    out.print(lines)
+    if arguments.layouts:
+        for name in ("whole", "halves", "balanced", "small"):
+            out.print(f"layout {name}: {offered(layout(geometry, name))}")
+
+
+def _profiles_json(model: str, geometry: Geometry, **more: object) -> dict[str, Any]:
+    return {
+        "model": model,
+        **more,
+        "memory_slices": geometry.memory_slices,
+        "profiles": [
+            {
+                "name": p.name,
+                "index": p.index,
+                "id": p.id,
+                "slices": p.slices,
+                "memory_mb": p.memory_mb,
+                "max_count": p.max_count,
+                "multiprocessors": p.multiprocessors,
+                "copy_engines": p.copy_engines,
+                "decoders": p.decoders,
+                "encoders": p.encoders,
+                "jpegs": p.jpegs,
+                "ofas": p.ofas,
+                "placements": [str(place) for place in p.placements],
+            }
+            for p in geometry.profiles
+        ],
+    }
+
+
+def profiles(arguments: argparse.Namespace) -> int:
+    """Print what can be asked for: on this node, or on a model from the table."""
+    documents = []
+    if arguments.gpu:
+        entries = _entries()
+        entry = find_entry(entries, arguments.gpu)
+        if entry is None:
+            known = nearest(arguments.gpu, [e.key for e in entries])
+            raise RequestError(f"no GPU model {arguments.gpu!r} in the table{known}")
+        doubt = ""
+        if entry.inferred or entry.unknown:
+            doubt = f"  (inferred: {', '.join((*entry.inferred, *entry.unknown))})"
+        if arguments.json:
+            documents.append(
+                _profiles_json(
+                    entry.key, entry.geometry, inferred=entry.inferred, unknown=entry.unknown
+                )
+            )
+        else:
+            _print_profiles(entry.geometry, f"{entry.key}{doubt}", arguments)
+    else:
+        settings = configfile.load(arguments.config)
+        seen: set[str] = set()
+        with Driver(settings.driver_library) as driver:
+            version = driver.version()
+            for gpu in driver.gpus():
+                if gpu.mig is None or gpu.model in seen:
+                    continue
+                seen.add(gpu.model)
+                geometry = driver.geometry(gpu)
+                if arguments.json:
+                    documents.append(_profiles_json(gpu.model, geometry, driver=version))
+                else:
+                    _print_profiles(geometry, f"{gpu.model}  (driver {version})", arguments)
+        if not seen:
+            raise NodeFault("no GPU of this node can do MIG; try --gpu MODEL")
+    if arguments.json:
+        terminal.print_json({"version": 1, "models": documents})
+    return 0
+
+
+def reconcile(arguments: argparse.Namespace) -> int:
+    """Bring ledger, driver and run directory together; report what was found."""
+    settings = configfile.load(arguments.config)
+    log = Log(settings.log_to, "reconcile")
+    alive: frozenset[int] | None = None
+    unasked = ""
+    if not arguments.offline:
+        node = arguments.node or os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+        try:
+            client = slurm.client(
+                settings.slurm_client,
+                scontrol=settings.slurm_scontrol,
+                timeout=settings.slurm_timeout,
+                long_lived=False,
+            )
+            alive = client.jobs_on(node.split(".")[0])
+        except SlurmMigError as error:
+            unasked = str(error)
+    with hook.partitioner(settings, log) as core:
+        report = core.reconcile(alive)
+    if unasked:
+        report.skipped.append(f"Slurm was not asked which jobs live: {unasked}")
+    found = {
+        "mended": report.mended,
+        "lost": report.lost,
+        "stuck": report.stuck,
+        "foreign": report.foreign,
+        "skipped": report.skipped,
+    }
+    bad = bool(report.lost or report.stuck or report.skipped)
+    log.note(**{key: len(value) for key, value in found.items()})
+    log.write("degraded" if bad else "ok", failed=bad)
+    if arguments.json:
+        terminal.print_json({"version": 1, **found})
+    else:
+        for key, sentences in found.items():
+            for sentence in sentences:
+                print(f"{key}: {sentence}")
+        if not any(found.values()):
+            print("nothing to mend")
+    return DEGRADED if bad else 0
+
+
+def install_hooks(arguments: argparse.Namespace) -> int:
+    """Write the hook scripts with this node's settings in them."""
+    config = arguments.config or configfile.DEFAULT
+    settings = configfile.load(arguments.config)
+    paths = hooks.install(arguments.directory, settings, config.absolute())
+    names = {hooks.PROLOG: "Prolog", hooks.TASK_PROLOG: "TaskProlog", hooks.EPILOG: "Epilog"}
+    print("# slurm.conf:")
+    for path in paths:
+        print(f"{names[path.name]}={path.absolute()}")
+    return 0
+
+
+def show_config(arguments: argparse.Namespace) -> int:
+    """Print the effective settings."""
+    settings = configfile.load(arguments.config)
+    values = {name: getattr(settings, name) for name in settings.__slots__}
+    values["layout"] = {k: v if isinstance(v, str) else dict(v) for k, v in settings.layout.items()}
+    if arguments.json:
+        terminal.print_json(values)
+    else:
+        for name, value in values.items():
+            print(f"{name} = {value}")
+    return 0
+
+
+def by_hand(arguments: argparse.Namespace) -> int:
+    """Run the Prolog or Epilog for a job as slurmd would: an admin's way to look at one."""
+    env = {**os.environ, "SLURM_JOB_ID": arguments.job}
+    if arguments.node:
+        env["SLURMD_NODENAME"] = arguments.node
+    if arguments.command == "epilog":
+        return hook.run("epilog", arguments.config, None, env, epilog.work)
+    answer = sys.stdin.read() if arguments.answer else ""
+    bound = partial(prolog.work, env=env, answer=answer)
+    return hook.run("prolog", arguments.config, None, env, bound)
+
+
+def add_parsers(subparsers: Subparsers) -> None:
+    """Add the commands of this file."""
+
+    def command(name: str, function: Any, help_text: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = subparsers.add_parser(
+            name, help=help_text, description=help_text[0].upper() + help_text[1:] + "."
+        )
+        parser.add_argument(
+            *("-c", "--config"), type=Path, help=f"configuration file ({configfile.DEFAULT})"
+        )
+        parser.set_defaults(func=function)
+        return parser
+
+    parser = command("status", status, "show each GPU's slices, who owns what, and the promises")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser = command("profiles", profiles, "show what can be asked for on this node, or on a model")
+    parser.add_argument("--gpu", metavar="MODEL", help="a model from the table, without a node")
+    parser.add_argument("--layouts", action="store_true", help="also the named layouts")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser = command("reconcile", reconcile, "mend what a crash, a kill or a reboot left behind")
+    parser.add_argument("--node", help="this node's name in Slurm (its host name)")
+    parser.add_argument("--offline", action="store_true", help="do not ask Slurm which jobs live")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser = command("hooks", install_hooks, "write Prolog, TaskProlog and Epilog for slurm.conf")
+    parser.add_argument("directory", type=Path, help="folder to write them to")
+    parser = command("config", show_config, "show the effective settings")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    for name in ("prolog", "epilog"):
+        parser = command(name, by_hand, f"run the {name} of one job by hand")
+        parser.add_argument("job", help="job id")
+        parser.add_argument("--node", help="this node's name in Slurm")
+        parser.add_argument(
+            "--answer",
+            action="store_true",
+            help="read scontrol's JSON from stdin instead of asking"
+            if name == "prolog"
+            else argparse.SUPPRESS,
+        )

@@ -1,0 +1,34 @@
+"""Printing for people and programs: tables and colour at a terminal, plain or JSON elsewhere."""
+
+import json
+import os
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+
+def console() -> Console:
+    """Standard output: colour only at a terminal, never under NO_COLOR; no guessing of width."""
+    plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ
+    return Console(
+        no_color=plain,
+        highlight=False,
+        emoji=False,
+        markup=False,
+        soft_wrap=True,
+        width=None if sys.stdout.isatty() else 200,
+    )
+
+
+def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
+    """An unruled table; the columns named in `right` are numbers."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", no_wrap=True)
+    return made
+
+
+def print_json(document: object) -> None:
+    """One JSON document, with a stable order of keys."""
+    print(json.dumps(document, indent=2, ensure_ascii=False))
