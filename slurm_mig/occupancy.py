@@ -94,6 +94,7 @@ class Tables:
     __slots__ = (
         "_counters",
         "_guard",
+        "_loose",
         "_needs",
         "all",
         "apart",
@@ -107,6 +108,7 @@ class Tables:
         "nested",
         "options",
         "overlap",
+        "scarce",
         "weights",
     )
 
@@ -157,6 +159,12 @@ class Tables:
         self.empty = (1 << first) - 1 | self.all | start
         #: For scores. Squares, since then a whole GPU outweighs all that a part of one can hold.
         self.weights = [(bits, p.size**2) for p, bits in zip(profiles, by_profile, strict=True)]
+        self._loose: dict[int, int] = {}
+        #: Profiles of which one rules out the next though it lies elsewhere: `+me` and its like.
+        self.scarce = 0
+        for at, bits in enumerate(by_profile):
+            if bits & self.apart[at] and _disjoint(profiles[at].placements) > 1:
+                self.scarce |= bits
         self.classes: dict[str, tuple[int, ...]] = {}
         inside = {m: [n for n in range(len(masks)) if masks[n] & ~m == 0] for m in blocks}
         for profile, bits in zip(profiles, by_profile, strict=True):
@@ -277,24 +285,13 @@ class Tables:
         """How much can still be done: open options, weighted."""
         return sum((state & bits).bit_count() * weight for bits, weight in self.weights)
 
-    def separate(self, state: int, names: Iterable[str]) -> bool:
-        """Whether, for these profiles, only memory decides what fits from this state on."""
-        if self._counters or not self.nested:
-            return False
-        wanted = ruled_out = 0
-        for at, profile in enumerate(self.geometry.profiles):
-            if profile.name in names:
-                wanted |= self.bits[profile.name]
-                for i, (owner, _) in enumerate(self.options):
-                    if owner is profile:
-                        ruled_out |= self.apart[at] & ~self.overlap[i]
-        if ruled_out & wanted:
-            return False
-        return all(
-            state >> (self.first + i) & 1 or place.mask & ~state
-            for i, (profile, place) in enumerate(self.options)
-            if profile.name in names
-        )
+    def loose(self, state: int) -> int:
+        """The state if memory alone decided: an upper bound of what fits."""
+        found = self._loose.get(free := state & ((1 << self.first) - 1))
+        if found is None:
+            found = self.empty & ~self._overlap(free ^ ((1 << self.first) - 1))
+            self._loose[free] = found
+        return found
 
 
 _TABLES: dict[Geometry, Tables] = {}

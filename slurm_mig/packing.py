@@ -3,12 +3,13 @@
 Pure, and imported by hooks, each a fresh process: cheap imports only.
 
 A promise is a count of instances of a profile that the node has told Slurm it can still create.
-Largest first, each into the least useful free place, is proved right wherever only memory decides
-(`Tables.separate`), and its success is a proof anywhere. Where it fails without such a proof,
-`cover.deal` searches exactly. So every answer here is exact.
+Largest first, each into the least useful free place: success is a proof. Where only memory decides
+so is failure (`Tables.nested` has the argument); and if even that fails as though there were no
+engines, nothing can succeed. What is left, promises of `+me` and its like on GPUs almost full, gets
+three more greedy tries and then `cover.deal`, which searches. So every answer is exact.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from slurm_mig.errors import NoRoom, RequestError
@@ -49,6 +50,14 @@ class _Node:
             for table, space in zip(self.tables, spaces, strict=True)
         ]
 
+        different = set(self.tables)
+        self.ranks = max((len(c) for t in different for c in t.classes.values()), default=0)
+        #: Whether failing to pack largest first, were there no engines, proves that nothing packs:
+        #: every model's placements are nested, and no name stands for two things.
+        self.nested = all(table.nested for table in different) and sum(
+            len(table.bits) for table in different
+        ) == len({name for table in different for name in table.bits})
+
     def order(self, names: Sequence[str]) -> list[str]:
         """Largest first; among equals the one with fewest places, then the one there is less of."""
 
@@ -65,45 +74,84 @@ class _Node:
         return sorted(names, key=key)
 
     def greedy(
-        self, states: list[int], counts: Sequence[tuple[str, int]]
-    ) -> list[tuple[int, int]] | None:
-        """Place all, largest first; the (GPU, option) of each in order, or None. Eats `states`."""
-        placed: list[tuple[int, int]] = []
+        self,
+        states: list[int],
+        counts: Sequence[tuple[str, int]],
+        loose: bool = False,
+        tilt: int = 0,
+    ) -> bool:
+        """Place all in this order, least useful places first; whether it worked. Eats `states`.
+
+        Loose: as if there were no engines. With `tilt`, GPUs on which something scarce (`self.
+        scarce`) can be made come last, and before that the emptiest (-1) or fullest (1) first.
+        """
+        gpus = list(zip(range(len(states)), self.tables, strict=True))
         for name, count in counts:
-            goal = len(placed) + count
-            rank = 0
-            while len(placed) < goal:
-                ranked = False
-                for gpu, table in enumerate(self.tables):
+            for rank in range(self.ranks):
+                if tilt:
+                    gpus.sort(
+                        key=lambda g: (
+                            states[g[0]] & g[1].scarce != 0,
+                            tilt * (states[g[0]] & g[1].all).bit_count(),
+                        )
+                    )
+                for gpu, table in gpus:
                     classes = table.classes.get(name, ())
                     if rank >= len(classes):
                         continue
-                    ranked = True
                     free = states[gpu] & classes[rank]
-                    while free and len(placed) < goal:
+                    while free and count:
                         option = (free & -free).bit_length() - 1 - table.first
-                        states[gpu] = table.put(states[gpu], option)
+                        if loose:
+                            states[gpu] &= ~table.overlap[option]
+                        else:
+                            states[gpu] = table.put(states[gpu], option)
                         free &= states[gpu]
-                        placed.append((gpu, option))
-                if not ranked:
-                    return None
-                rank += 1
-        return placed
+                        count -= 1
+                if not count:
+                    break
+            if count:
+                return False
+        return True
+
+    def careful(self, states: list[int], counts: Sequence[tuple[str, int]]) -> bool:
+        """Greedy again, with the scarce profiles placed first."""
+        names = [name for name, _ in counts]
+        later = []
+        for name, count in counts:
+            if not any(table.scarce & table.bits.get(name, 0) for table in self.tables):
+                later.append((name, count))
+                continue
+            for _ in range(count):
+                best = min(self.candidates(states, name, names), default=None)
+                if best is None:
+                    return False
+                _, gpu, _, option = best
+                states[gpu] = self.tables[gpu].put(states[gpu], option)
+        return self.greedy(states, later)
+
+    def verdict(self, states: Sequence[int], counts: Sequence[tuple[str, int]]) -> bool | None:
+        """Whether all of `counts` (in `order`) can be made at once; None: only `deal` can tell."""
+        if self.greedy(list(states), counts):
+            return True
+        if self.nested:
+            loose = [t.loose(state) for t, state in zip(self.tables, states, strict=True)]
+            if not self.greedy(loose, counts, loose=True):
+                return False
+        if (
+            self.greedy(list(states), counts, tilt=-1)
+            or self.greedy(list(states), counts, tilt=1)
+            or self.careful(list(states), counts)
+        ):
+            return True
+        return None
 
     def keeps(self, states: Sequence[int], counts: Sequence[tuple[str, int]]) -> bool:
-        """Whether all of `counts` (in `order`) can be made at once."""
-        if self.greedy(list(states), counts) is not None:
-            return True
-        if self.separate(states, [name for name, _ in counts]):
-            return False
-        return self.deal(states, dict(counts), {}, 0) is not None
-
-    def separate(self, states: Sequence[int], names: Sequence[str]) -> bool:
-        """Whether the greedy packer's failure is a proof: one model, and only memory decides."""
-        return len(set(self.tables)) == 1 and all(
-            table.separate(state, names)
-            for table, state in set(zip(self.tables, states, strict=True))
-        )
+        """Whether all of `counts` (in `order`) can be made at once, exactly."""
+        answer = self.verdict(states, counts)
+        if answer is None:
+            return self.deal(states, dict(counts), {}, 0) is not None
+        return answer
 
     def deal(
         self,
@@ -120,25 +168,30 @@ class _Node:
     def unkept(self, states: Sequence[int], promises: Mapping[str, int]) -> dict[str, int]:
         """The promises that cannot be kept, as few as possible."""
         counts = [(name, promises[name]) for name in self.order(list(promises))]
-        if self.greedy(list(states), counts) is not None:
+        if self.greedy(list(states), counts):
             return {}
         left = self.deal(states, promises, promises, sum(promises.values())) or {}
         return {name: n for name, n in left.items() if n}
 
-    def candidates(self, states: Sequence[int], name: str) -> list[tuple[int, int, int, int]]:
-        """Open options of a profile as (worth lost, GPU, start, option), best first."""
+    def candidates(
+        self, states: Sequence[int], name: str, among: Sequence[str] | None = None
+    ) -> list[tuple[int, int, int, int]]:
+        """Open options of a profile as (worth lost, GPU, start, option).
+
+        Worth counts all profiles, or those named in `among`.
+        """
         found = []
         for gpu, table in enumerate(self.tables):
             free = (states[gpu] & table.bits.get(name, 0)) >> table.first
             if not free:
                 continue
-            before = table.worth(states[gpu])
+            some = table.all if among is None else sum(table.bits.get(n, 0) for n in among)
+            before = table.worth(states[gpu] & some)
             while free:
                 option = (free & -free).bit_length() - 1
                 free &= free - 1
-                lost = before - table.worth(table.put(states[gpu], option))
+                lost = before - table.worth(table.put(states[gpu], option) & some)
                 found.append((lost, gpu, table.options[option][1].start, option))
-        found.sort()
         return found
 
     def slot(self, gpu: int, option: int) -> Slot:
@@ -208,9 +261,10 @@ def choose(
     """Slots for a job's instances, in the order of `wants`: all of them, or none.
 
     `promises` are those that remain once this job is served. No more of them become unkeepable
-    than are so already; among the places that allow that, the one that leaves most open is taken
+    than are so already. Among the places that allow that, the one that leaves most open is taken
     (options count by the square of their size: fragments go first, whole GPUs stay whole), then
-    the first GPU, then the lowest start.
+    the first GPU, then the lowest start. A place that only the exact search could prove safe is
+    passed over where another is proved at once.
 
     Raises RequestError if no GPU here has such a profile, NoRoom if there is no such place now.
     """
@@ -220,8 +274,15 @@ def choose(
     mine = _tally(wants)
     both = _sum(promises, mine)
     order = node.order(list(both))
+    counts = [(name, both[name]) for name in order]
+    answer = node.verdict(node.states, counts)
+    if answer is not False:
+        slots = _serve(node, wants, both, order, node.verdict)
+        if slots is not None:
+            return slots
+        answer = node.keeps(node.states, counts)
     keep = promises
-    if not node.keeps(node.states, [(name, both[name]) for name in order]):
+    if not answer:
         # Space is short for the promises alone (a quarantine, a stranger's instance): then keep
         # as many as could be kept without this job.
         already = sum(node.unkept(node.states, promises).values())
@@ -229,35 +290,41 @@ def choose(
         if left is None:
             raise NoRoom(_why(node, wants, promises))
         keep = {name: n - left.get(name, 0) for name, n in promises.items()}
-    rest = _sum(keep, mine)
+    slots = _serve(node, wants, _sum(keep, mine), order, node.keeps)
+    if slots is None:
+        raise AssertionError(f"no place for {counted(mine)}, though all fit at once")
+    return slots
+
+
+def _serve(
+    node: _Node,
+    wants: Sequence[str],
+    both: Mapping[str, int],
+    order: Sequence[str],
+    keeps: Callable[[Sequence[int], Sequence[tuple[str, int]]], bool | None],
+) -> list[Slot] | None:
+    """One instance after the other, each where `both` (promises and wants) stays possible."""
+    rest = dict(both)
     states = list(node.states)
-    chosen: list[Slot] = []
+    slots: list[Slot] = []
     for name in wants:
         rest[name] -= 1
         counts = [(other, rest[other]) for other in order if rest.get(other, 0)]
-        gpu, option = _best(node, states, name, counts)
-        states[gpu] = node.tables[gpu].put(states[gpu], option)
-        chosen.append(node.slot(gpu, option))
-    return chosen
-
-
-def _best(
-    node: _Node, states: list[int], name: str, counts: Sequence[tuple[str, int]]
-) -> tuple[int, int]:
-    """The place for one instance that leaves most open, with all of `counts` still possible."""
-    tried: set[tuple[Tables, int, int]] = set()
-    for _, gpu, _, option in node.candidates(states, name):
-        table, before = node.tables[gpu], states[gpu]
-        after = table.put(before, option)
-        if (table, before, after) in tried:
-            continue
-        tried.add((table, before, after))
-        states[gpu] = after
-        kept = node.keeps(states, counts)
-        states[gpu] = before
-        if kept:
-            return gpu, option
-    raise AssertionError(f"no place for {name}, though all fit at once")
+        tried: set[tuple[Tables, int, int]] = set()
+        for _, gpu, _, option in sorted(node.candidates(states, name)):
+            table, before = node.tables[gpu], states[gpu]
+            after = table.put(before, option)
+            if (table, before, after) in tried:
+                continue
+            tried.add((table, before, after))
+            states[gpu] = after
+            if keeps(states, counts):
+                slots.append(node.slot(gpu, option))
+                break
+            states[gpu] = before
+        else:
+            return None
+    return slots
 
 
 def _known(node: _Node, wants: Sequence[str]) -> None:
