@@ -32,9 +32,9 @@ __all__ = ["Cluster", "ClusterError", "Node", "SlurmInstall", "SlurmMissing"]
 # Socket paths end at 107 bytes, and slurmd makes SPOOL/NODE/NODE_JOBID.STEPID inside the folder.
 _LONGEST_FOLDER = 60
 _ENDED = frozenset(
-    "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED TIMEOUT".split()
+    {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"}
+    | {"NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
 )
-_NODE_IDLE = frozenset({"IDLE"})
 
 
 class ClusterError(SlurmMigError):
