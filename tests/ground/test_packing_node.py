@@ -1,0 +1,279 @@
+"""Several GPUs: the packer against brute force, and the claim that a start never fails."""
+
+from functools import reduce
+from itertools import combinations_with_replacement
+
+import pytest
+from bruteforce import plain, shapes
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from slurm_mig.cover import deal
+from slurm_mig.errors import NoRoom
+from slurm_mig.layouts import NAMED, layout
+from slurm_mig.occupancy import tables
+from slurm_mig.packing import GpuSpace, Taken, choose, keepable, unkept
+from slurm_mig.profiles import Geometry, GiProfile, Placement
+
+KEYS = ("A100-SXM4-40GB", "A30-24GB", "RTX-PRO-6000-BLACKWELL-96GB")
+#: 1g.10gb is one memory slice on the 80 GB model and two on the 40 GB model.
+MIXED = ("A100-SXM4-40GB", "A100-SXM4-80GB", "A30-24GB")
+
+
+def space(mig, occupancy, uuid="GPU-0"):
+    """The GPU with these instances on it, as the packer is told of it."""
+    taken = tuple(Taken(mig.every[i][0].id, mig.every[i][1]) for i in occupancy)
+    return GpuSpace(uuid, mig.geometry, taken)
+
+
+def futures(mig):
+    """For each different set of what can be added: an occupancy that leaves it."""
+    return {vectors: occupancy for occupancy, vectors in mig.packable.items()}
+
+
+def plus(a, b):
+    """Counts added."""
+    return {name: a.get(name, 0) + b.get(name, 0) for name in {**a, **b}}
+
+
+def kept_at_most(migs, occupancies, promises):
+    """By brute force: how many of the promises can be kept, one vector per GPU tried after all."""
+    reached = [dict.fromkeys(promises, 0)]
+    for mig, occupancy in zip(migs, occupancies, strict=True):
+        sums = {}
+        for before in reached:
+            for vector in mig.largest(mig.packable[occupancy]):
+                more = plus(before, mig.counts(vector))
+                clipped = {name: min(more[name], promises[name]) for name in promises}
+                sums[tuple(clipped.values())] = clipped
+        reached = list(sums.values())
+    return max(sum(counts.values()) for counts in reached)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_two_gpus_keep_whatever_two_gpus_can(key):
+    """For every pair of futures, every sum of what each can hold is keepable by both together."""
+    mig = plain(key)
+    for a, b in combinations_with_replacement(futures(mig).items(), 2):
+        spaces = [space(mig, a[1], "GPU-a"), space(mig, b[1], "GPU-b")]
+        for vector in {x + y for x in mig.largest(a[0]) for y in mig.largest(b[0])}:
+            assert keepable(spaces, mig.counts(vector)), (a[1], b[1], mig.counts(vector))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_two_gpus_keep_nothing_more(key):
+    """For every pair of futures, one instance beyond what both can hold is refused."""
+    mig = plain(key)
+    pairs = list(combinations_with_replacement(futures(mig).items(), 2))
+    for a, b in pairs[:: max(1, len(pairs) // 150)]:
+        spaces = [space(mig, a[1], "GPU-a"), space(mig, b[1], "GPU-b")]
+        full = {x + y for x in mig.largest(a[0]) for y in mig.largest(b[0])}
+        can = {x + y for x in a[0] for y in b[0]}
+        edge = {vector + digit for vector in full for digit in mig.digit.values()} - can
+        for vector in edge:
+            assert not keepable(spaces, mig.counts(vector)), (a[1], b[1], mig.counts(vector))
+
+
+@st.composite
+def nodes(draw, keys=KEYS, mixed=False):
+    """(brute force per GPU, occupancy per GPU, promises about as many as the node can keep)."""
+    one = draw(st.sampled_from(keys))
+    count = draw(st.integers(1, 3))
+    migs = [plain(draw(st.sampled_from(MIXED)) if mixed else one) for _ in range(count)]
+    occupancies = [draw(st.sampled_from(list(futures(mig).values()))) for mig in migs]
+    promises = {}
+    for mig, occupancy in zip(migs, occupancies, strict=True):
+        vector = draw(st.sampled_from(sorted(mig.packable[occupancy])))
+        promises = plus(promises, mig.counts(vector))
+    names = sorted({name for mig in migs for name in mig.digit})
+    for name in draw(st.lists(st.sampled_from(names), max_size=2)):
+        promises = plus(promises, {name: 1})
+    return migs, occupancies, promises
+
+
+def spaces_of(migs, occupancies):
+    """The node as the packer is told of it."""
+    return [
+        space(mig, occupancy, f"GPU-{k}")
+        for k, (mig, occupancy) in enumerate(zip(migs, occupancies, strict=True))
+    ]
+
+
+few = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@few
+@given(nodes() | nodes(mixed=True))
+def test_keepable_is_what_brute_force_finds(node):
+    """On one to three GPUs, also of mixed models: keepable if and only if a packing exists."""
+    migs, occupancies, promises = node
+    expected = sum(promises.values()) - kept_at_most(migs, occupancies, promises)
+    spaces = spaces_of(migs, occupancies)
+    assert keepable(spaces, promises) == (expected == 0)
+    left = unkept(spaces, promises)
+    assert sum(left.values()) == expected
+    assert keepable(spaces, {name: n - left.get(name, 0) for name, n in promises.items()})
+
+
+@few
+@given(nodes() | nodes(mixed=True))
+def test_the_exact_search_alone_is_exact(node):
+    """The search behind the greedy packer gives the same answer without it."""
+    migs, occupancies, promises = node
+    gpus = [
+        (tables(s.geometry), tables(s.geometry).state(s.taken))
+        for s in spaces_of(migs, occupancies)
+    ]
+    expected = sum(promises.values()) - kept_at_most(migs, occupancies, promises)
+    left = deal(gpus, promises, promises, sum(promises.values()))
+    assert sum(left.values()) == expected
+    assert (deal(gpus, promises, {}, 0) is None) == (expected > 0)
+
+
+def placed(migs, occupancies, slots):
+    """The occupancies with the slots taken; None if that is not legal."""
+    after = list(occupancies)
+    for slot in slots:
+        k = int(slot.gpu.removeprefix("GPU-"))
+        i = migs[k].every.index((slot.profile, slot.placement))
+        after[k] = tuple(sorted((*after[k], i)))
+        if after[k] not in migs[k].packable:
+            return None
+    return after
+
+
+def ways(migs, occupancies, wants):
+    """By brute force: all occupancies that serving the wants can lead to."""
+    reached = {tuple(occupancies)}
+    for name in wants:
+        reached = {
+            (*before[:k], after, *before[k + 1 :])
+            for before in reached
+            for k, mig in enumerate(migs)
+            for i, after in mig.after(before[k])
+            if mig.every[i][0].name == name
+        }
+    return reached
+
+
+@few
+@given(nodes() | nodes(mixed=True), st.data())
+def test_choose_serves_if_and_only_if_no_promise_more_is_lost(node, data):
+    """One or two instances are placed exactly when brute force finds a way that costs nobody."""
+    migs, occupancies, promises = node
+    names = sorted({name for mig in migs for name in mig.digit})
+    wants = data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=2))
+    keep = data.draw(st.sampled_from([promises, {n: c - 1 for n, c in promises.items()}, {}]))
+    keep = {name: n for name, n in keep.items() if n > 0}
+    before = kept_at_most(migs, occupancies, keep)
+    can = any(kept_at_most(migs, after, keep) >= before for after in ways(migs, occupancies, wants))
+    if not can:
+        with pytest.raises(NoRoom):
+            choose(spaces_of(migs, occupancies), wants, keep)
+        return
+    slots = choose(spaces_of(migs, occupancies), wants, keep)
+    assert [slot.profile.name for slot in slots] == wants
+    after = placed(migs, occupancies, slots)
+    assert after is not None
+    assert kept_at_most(migs, after, keep) >= before
+
+
+class Arrivals(RuleBasedStateMachine):
+    """A node of eight GPUs with a named layout on each; jobs come and go in any order."""
+
+    def __init__(self):
+        super().__init__()
+        self.jobs = []
+
+    @initialize(
+        key=st.sampled_from(sorted(shapes())),
+        names=st.lists(st.sampled_from(sorted(NAMED)), min_size=1, max_size=8),
+    )
+    def start(self, key, names):
+        """An empty node; each GPU keeps the promises of one layout."""
+        self.mig = plain(key)
+        self.spaces = [GpuSpace(f"GPU-{k}", self.mig.geometry) for k in range(len(names))]
+        self.free = reduce(plus, (layout(self.mig.geometry, name) for name in names))
+        assert keepable(self.spaces, self.free)
+
+    @precondition(lambda self: any(self.free.values()))
+    @rule(data=st.data())
+    def arrive(self, data):
+        """A job that Slurm let through, for one or two promised instances, always starts."""
+        wants = []
+        for _ in range(data.draw(st.integers(1, min(2, sum(self.free.values()))))):
+            name = data.draw(st.sampled_from(sorted(n for n, c in self.free.items() if c)))
+            self.free[name] -= 1
+            wants.append(name)
+        slots = choose(self.spaces, wants, self.free)
+        assert [slot.profile.name for slot in slots] == wants
+        self.jobs.append(slots)
+        self.spaces = [self.without(s, []) for s in self.spaces]
+        for slot in slots:
+            k = int(slot.gpu.removeprefix("GPU-"))
+            one = Taken(slot.profile.id, slot.placement)
+            self.spaces[k] = self.spaces[k]._replace(taken=(*self.spaces[k].taken, one))
+            ids = [
+                self.mig.every.index((self.mig.geometry.profile_by_id(t.profile_id), t.placement))
+                for t in self.spaces[k].taken
+            ]
+            assert self.mig.legal(ids)
+        assert keepable(self.spaces, self.free)
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data())
+    def depart(self, data):
+        """A job ends; its instances go, and Slurm may hand their promises out again."""
+        job = self.jobs.pop(data.draw(st.integers(0, len(self.jobs) - 1)))
+        self.spaces = [self.without(s, [x for x in job if x.gpu == s.uuid]) for s in self.spaces]
+        for slot in job:
+            self.free[slot.profile.name] += 1
+        assert keepable(self.spaces, self.free)
+
+    @staticmethod
+    def without(here, slots):
+        """The GPU without these instances."""
+        taken = list(here.taken)
+        for slot in slots:
+            taken.remove(Taken(slot.profile.id, slot.placement))
+        return here._replace(taken=tuple(taken))
+
+
+TestArrivals = Arrivals.TestCase
+TestArrivals.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+def test_a_geometry_nobody_has_seen_is_packed_by_what_it_reports():
+    """Placements that overlap without nesting, and an engine shared by threes, are still exact."""
+
+    def profile(name, number, slices, decoders, most, *places):
+        return GiProfile(
+            name, number, number, slices, 0, most, 0, 0, decoders, 0, 0, 0,
+            tuple(Placement(*place) for place in places),
+        )  # fmt: skip
+
+    odd = Geometry(
+        "Odd",
+        6,
+        (
+            profile("1g.1gb", 1, 1, 1, 3, *((start, 1) for start in range(6))),
+            profile("2g.2gb", 2, 2, 0, 3, *((start, 2) for start in range(5))),
+            profile("3g.3gb", 3, 3, 2, 1, (0, 3), (2, 3)),
+        ),
+    )
+    from bruteforce import Plain
+
+    mig = Plain(odd)
+    for vectors, occupancy in futures(mig).items():
+        here = space(mig, occupancy)
+        for vector in mig.largest(vectors):
+            assert keepable([here], mig.counts(vector))
+            for name in mig.counts(vector):
+                left = mig.counts(vector - mig.digit[name])
+                slots = choose([here], [name], left)
+                assert placed([mig], [occupancy], slots) is not None
+        for vector in mig.beyond(vectors):
+            assert not keepable([here], mig.counts(vector))
