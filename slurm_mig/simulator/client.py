@@ -1,0 +1,28 @@
+"""A program that holds an instance as a CUDA program would, until its standard input ends.
+
+Run by its source, `python -I -S -c SOURCE LIBRARY UUID BYTES`, so it imports next to nothing. It
+prints one line, `ready` or the NVML error's number, and then waits: whoever started it holds the
+other end, so it also ends when that process dies.
+"""
+
+import ctypes
+import os
+import sys
+
+
+def main(library: str, uuid: str, used: str) -> int:
+    """Attach, say so, wait; returns the exit status."""
+    driver = ctypes.CDLL(library)
+    error = driver.slurmMigSimAttach(
+        uuid.encode(), ctypes.c_uint(os.getpid()), ctypes.c_ulonglong(int(used))
+    )
+    os.write(1, b"ready\n" if error == 0 else b"%d\n" % error)
+    if error:
+        return 1
+    while os.read(0, 4096):
+        pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
