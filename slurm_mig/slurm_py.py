@@ -1,0 +1,115 @@
+"""The pyslurm client, for long-lived commands. Never imported by a hook (the import costs 42 ms).
+
+pyslurm must match the site's Slurm release; this is written to the documented interface of 25.11.
+It is used for what it does well: acting on jobs and nodes, and listing jobs, without a process for
+each call. What a job or node holds of a GRES is asked of the command line, because pyslurm 25.11
+gets it wrong for count-only GRES: `Job.get_resource_layout_per_node()` fails on
+`mig:3g.20gb(CNT:1)`, `Job.gres` is empty unless AccountingStorageTRES lists the type, and
+`Node.configured_gres` is written with a prefix that makes slurmctld count zero.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from slurm_mig.errors import one_line
+from slurm_mig.slurm import (
+    HOLDS_NOTHING,
+    JobRecord,
+    JobUnknown,
+    NodeRecord,
+    SlurmClient,
+    SlurmRefused,
+    SlurmUnavailable,
+    expand_hostlist,
+    node_name,
+    reason_text,
+    says_no_answer,
+    says_unknown_job,
+)
+
+
+class PyslurmClient:
+    """Speaks to Slurm through libslurm. `commands` answers what pyslurm gets wrong."""
+
+    def __init__(self, commands: SlurmClient) -> None:
+        self.commands = commands
+        try:
+            self._py: Any = importlib.import_module("pyslurm")
+        except Exception as error:  # a mismatched libslurm fails in many ways
+            raise SlurmUnavailable(
+                f"pyslurm cannot be imported ({type(error).__name__}: {one_line(error, 200)});"
+                " install the one of this Slurm release, or set [slurm] client to scontrol"
+            ) from error
+
+    def job(self, job_id: int, node: str) -> JobRecord:
+        """Return the job as seen from `node`, by the command line (see the module's text)."""
+        return self.commands.job(job_id, node)
+
+    def jobs_on(self, node: str) -> frozenset[int]:
+        """Return the ids of all jobs that hold something on `node`, those that end included."""
+        name = node_name(node)
+        jobs = self._call(f"jobs on node {name}", self._py.Jobs.load)
+        return frozenset(
+            int(job.id)
+            for job in jobs.values()
+            if str(job.state) not in HOLDS_NOTHING
+            and name in expand_hostlist(job.allocated_nodes or "")
+        )
+
+    def requeue(self, job_id: int) -> None:
+        """Put a batch job back in the queue."""
+        self._call(f"requeue of job {int(job_id)}", self._py.Job(int(job_id)).requeue)
+
+    def hold(self, job_id: int, reason: str) -> None:
+        """Requeue a batch job in held state; the reason is its AdminComment."""
+        job = self._explained(job_id, reason)
+        self._call(f"hold of job {int(job_id)}", lambda: job.requeue(hold=True))
+
+    def cancel(self, job_id: int, reason: str) -> None:
+        """Cancel a job; the reason is its AdminComment. Ended already is success."""
+        try:
+            job = self._explained(job_id, reason)
+            self._call(f"cancel of job {int(job_id)}", job.cancel)
+        except JobUnknown:
+            return
+
+    def notify(self, job_id: int, text: str) -> None:
+        """Show one line to the user of a running salloc or srun (a batch job's stderr)."""
+        job = self._py.Job(int(job_id))
+        self._call(f"message to job {int(job_id)}", lambda: job.notify(reason_text(text)))
+
+    def node(self, name: str) -> NodeRecord:
+        """Return a node's record, by the command line (see the module's text)."""
+        return self.commands.node(name)
+
+    def drain(self, name: str, reason: str) -> None:
+        """Let no new job start on the node."""
+        change = self._py.Node(state="DRAIN", reason=reason_text(reason))
+        self._modify(f"drain of node {name}", name, change)
+
+    def resume(self, name: str) -> None:
+        """Undo `drain`; a node that is not drained is left as it is."""
+        if "DRAIN" in self.node(name).state:
+            self._modify(f"resume of node {name}", name, self._py.Node(state="RESUME"))
+
+    def _modify(self, what: str, name: str, change: Any) -> None:
+        node = self._py.Node(node_name(name))
+        self._call(what, lambda: node.modify(change))
+
+    def _explained(self, job_id: int, reason: str) -> Any:
+        job = self._py.Job(int(job_id))
+        change = self._py.JobSubmitDescription(admin_comment=reason_text(reason))
+        self._call(f"comment on job {int(job_id)}", lambda: job.modify(change))
+        return job
+
+    def _call(self, what: str, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except self._py.RPCError as error:
+            said = one_line(error, 300)
+            if says_unknown_job(said):
+                raise JobUnknown(f"{what}: Slurm does not know it (any more)") from error
+            if says_no_answer(said):
+                raise SlurmUnavailable(f"{what}: Slurm does not answer: {said}") from error
+            raise SlurmRefused(f"{what}: Slurm refuses: {said}") from error
