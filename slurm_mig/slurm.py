@@ -44,6 +44,9 @@ _NO_ANSWER = re.compile(
     re.IGNORECASE,
 )
 _UNKNOWN_JOB = re.compile(r"invalid job id", re.IGNORECASE)
+_IS_OVER = re.compile(
+    r"invalid job id|already (finished|completed)|already completing or completed", re.IGNORECASE
+)
 _IS_PENDING = re.compile(r"job is pending execution", re.IGNORECASE)
 _NO_JSON = re.compile(r"unrecognized option '?--json", re.IGNORECASE)
 
@@ -56,6 +59,16 @@ def says_no_answer(text: str) -> bool:
 def says_unknown_job(text: str) -> bool:
     """Whether an error text of Slurm means that it knows no such job."""
     return _UNKNOWN_JOB.search(text) is not None
+
+
+def says_job_is_over(text: str) -> bool:
+    """Whether an error text of Slurm means that the job has ended or is forgotten."""
+    return _IS_OVER.search(text) is not None
+
+
+def says_job_is_pending(text: str) -> bool:
+    """Whether an error text of Slurm means that the job waits in the queue already."""
+    return _IS_PENDING.search(text) is not None
 
 
 class SlurmUnavailable(NodeFault):
@@ -443,7 +456,7 @@ class ScontrolClient:
         try:
             self._change(what, ["scontrol", "requeuehold", job])
         except SlurmRefused as error:
-            if not _IS_PENDING.search(str(error)):
+            if not says_job_is_pending(str(error)):
                 raise
             # Another node of the job was first and requeued it; now it must not start again.
             self._change(what, ["scontrol", "hold", job])
@@ -451,11 +464,8 @@ class ScontrolClient:
     def cancel(self, job_id: int, reason: str) -> None:
         """Cancel a job; the reason is its AdminComment. Ended already is success."""
         job = str(int(job_id))
-        try:
-            self._explain(job, reason)
-        except JobUnknown:
-            return
-        self._change(f"cancel of job {job}", ["scancel", job], fine=_UNKNOWN_JOB)
+        self._explain(job, reason, fine=_IS_OVER)
+        self._change(f"cancel of job {job}", ["scancel", job], fine=_IS_OVER)
 
     def notify(self, job_id: int, text: str) -> None:
         """Show one line to the user of a running salloc or srun (a batch job's stderr)."""
@@ -485,9 +495,9 @@ class ScontrolClient:
             if "DRAIN" in self.node(name).state:
                 raise
 
-    def _explain(self, job: str, reason: str) -> None:
+    def _explain(self, job: str, reason: str, fine: re.Pattern[str] | None = None) -> None:
         words = ["scontrol", "update", f"JobId={job}", f"AdminComment={reason_text(reason)}"]
-        self._change(f"comment on job {job}", words)
+        self._change(f"comment on job {job}", words, fine)
 
     def _show(self, what: str, words: list[str], old: list[str]) -> Said:
         """Ask by `words`, or by `old` where scontrol has no --json."""

@@ -24,6 +24,8 @@ from slurm_mig.slurm import (
     expand_hostlist,
     node_name,
     reason_text,
+    says_job_is_over,
+    says_job_is_pending,
     says_no_answer,
     says_unknown_job,
 )
@@ -58,21 +60,33 @@ class PyslurmClient:
         )
 
     def requeue(self, job_id: int) -> None:
-        """Put a batch job back in the queue."""
-        self._call(f"requeue of job {int(job_id)}", self._py.Job(int(job_id)).requeue)
+        """Put a batch job back in the queue; done already is success."""
+        try:
+            self._call(f"requeue of job {int(job_id)}", self._py.Job(int(job_id)).requeue)
+        except SlurmRefused as error:
+            if not says_job_is_pending(str(error)):
+                raise
 
     def hold(self, job_id: int, reason: str) -> None:
         """Requeue a batch job in held state; the reason is its AdminComment."""
         job = self._explained(job_id, reason)
-        self._call(f"hold of job {int(job_id)}", lambda: job.requeue(hold=True))
+        what = f"hold of job {int(job_id)}"
+        try:
+            self._call(what, lambda: job.requeue(hold=True))
+        except SlurmRefused as error:
+            if not says_job_is_pending(str(error)):
+                raise
+            # Another node of the job was first and requeued it; now it must not start again.
+            self._call(what, job.hold)
 
     def cancel(self, job_id: int, reason: str) -> None:
         """Cancel a job; the reason is its AdminComment. Ended already is success."""
         try:
             job = self._explained(job_id, reason)
             self._call(f"cancel of job {int(job_id)}", job.cancel)
-        except JobUnknown:
-            return
+        except (JobUnknown, SlurmRefused) as error:
+            if isinstance(error, SlurmRefused) and not says_job_is_over(str(error)):
+                raise
 
     def notify(self, job_id: int, text: str) -> None:
         """Show one line to the user of a running salloc or srun (a batch job's stderr)."""
