@@ -7,7 +7,9 @@ Counts of profiles are packed into one int, a field each, with a guard bit on to
 least as much of everything" and "what is still missing" are a few operations on ints.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from operator import mul
+from typing import NamedTuple
 
 from slurm_mig.occupancy import Tables
 
@@ -20,14 +22,18 @@ class _Counts:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
-        self.unit = {name: 1 << (k * _WIDTH) for k, name in enumerate(names)}
+        self.shifts = range(0, len(names) * _WIDTH, _WIDTH)
+        self.unit = {n: 1 << shift for n, shift in zip(names, self.shifts, strict=True)}
         self.guard = sum(_TOP * unit for unit in self.unit.values())
 
     def pack(self, counts: Mapping[str, int]) -> int:
         return sum(self.unit[name] * min(n, _TOP - 1) for name, n in counts.items())
 
+    def fields(self, packed: int) -> list[int]:
+        return [packed >> shift & (_TOP - 1) for shift in self.shifts]
+
     def unpack(self, packed: int) -> dict[str, int]:
-        return {name: packed // unit & (_TOP - 1) for name, unit in self.unit.items()}
+        return {n: c for n, c in zip(self.names, self.fields(packed), strict=True) if c}
 
     def missing(self, want: int, have: int) -> int:
         """Per field max(want - have, 0)."""
@@ -96,59 +102,101 @@ def packings(table: Tables, state: int, counts: _Counts, memo: dict[int, list[in
     return largest(state)
 
 
+class Dealt(NamedTuple):
+    """Who keeps what: per GPU the counts that it holds, and what nobody holds."""
+
+    held: list[dict[str, int]]
+    left: dict[str, int]
+
+
+def _weights(tables: Collection[Tables], names: Sequence[str]) -> list[list[int]]:
+    """Ways to add up counts such that no node can hold more than its GPUs' largest sums.
+
+    True of any weights; these are the ones that tell early: memory, memory in pieces of each
+    size, scarce profiles, engines.
+    """
+    offered = [[t.geometry.profile(n) for t in tables if n in t.bits] for n in names]
+    size = [max((p.size for p in found), default=0) for found in offered]
+    ways = [[n // piece for n in size] for piece in sorted(set(size)) if piece]
+    ways.append([int(any(t.scarce & t.bits.get(n, 0) for t in tables)) for n in names])
+    ways.append([max((p.decoders for p in found), default=0) for found in offered])
+    ways.append([max((p.ofas for p in found), default=0) for found in offered])
+    return [way for way in ways if any(way)]
+
+
 def deal(
     gpus: Sequence[tuple[Tables, int]],
     wanted: Mapping[str, int],
     may_drop: Mapping[str, int],
     most: int,
-) -> dict[str, int] | None:
-    """Serve `wanted` from GPUs in these states, leaving out as few as possible, at most `most`.
+) -> Dealt | None:
+    """Share out `wanted` among GPUs in these states, leaving out as few as possible.
 
-    Only as many of each profile as `may_drop` says may be left out. Returns what is left out (the
-    fewest possible in sum), or None if it cannot be done.
+    At most `most` in sum may be left out, and of each profile what `may_drop` says. None if that
+    cannot be done.
     """
     counts = _Counts(sorted(name for name, n in wanted.items() if n))
     need = counts.pack({name: wanted[name] for name in counts.names})
     drop = counts.pack({name: may_drop.get(name, 0) for name in counts.names})
-    memos: dict[int, dict[int, list[int]]] = {}
-    per_gpu = [
-        packings(table, state, counts, memos.setdefault(id(table), {})) for table, state in gpus
-    ]
-    per_gpu.sort(key=lambda found: (len(found), found))
-    size = {
-        name: max(
-            (t.geometry.profile(name).size / t.first for t, _ in gpus if name in t.bits), default=0
-        )
-        for name in counts.names
-    }
-    # What GPUs k, k+1, … can hold at the very most of each profile.
+    different = {table for table, _ in gpus}
+    memos: dict[Tables, dict[int, list[int]]] = {table: {} for table in different}
+    holds = [packings(table, state, counts, memos[table]) for table, state in gpus]
+    # GPUs with the least choice first.
+    turn = sorted(range(len(gpus)), key=lambda gpu: (len(holds[gpu]), holds[gpu]))
+    ways = _weights(different, counts.names)
+    known: dict[int, list[int]] = {}
+
+    def sums(packed: int) -> list[int]:
+        found = known.get(packed)
+        if found is None:
+            each = counts.fields(packed)
+            found = [sum(map(mul, way, each)) for way in ways]
+            known[packed] = found
+        return found
+
+    # What the GPUs from the k-th turn on can hold at the very most: of each profile, and in sums.
     caps = [0]
-    for found in reversed(per_gpu):
-        caps.append(caps[-1] + counts.most(found))
+    tops = [[0] * len(ways)]
+    for gpu in reversed(turn):
+        caps.append(caps[-1] + counts.most(holds[gpu]))
+        best = (max(way) for way in zip(*map(sums, holds[gpu]), strict=True))
+        tops.append([a + b for a, b in zip(tops[-1], best, strict=True)])
     caps.reverse()
+    tops.reverse()
+    heaviest = [max(way) for way in ways]
     failed: dict[tuple[int, int], int] = {}
 
-    def serve(k: int, need: int, budget: int) -> int | None:
+    def serve(k: int, need: int, budget: int) -> list[int] | None:
+        """What is still needed after each turn from the k-th on, or None."""
         short = counts.missing(need, caps[k])
-        if counts.total(short) > budget or not counts.covers(drop, short):
+        if short and (counts.total(short) > budget or not counts.covers(drop, short)):
             return None
-        if k == len(per_gpu) or not need:
-            return need
+        if k == len(turn) or not need:
+            return [need] * (len(turn) - k)
+        for have, top, one in zip(sums(need), tops[k], heaviest, strict=True):
+            if have > top + budget * one:
+                return None
         if failed.get((k, need), -1) >= budget:
             return None
-        rests = sorted({counts.missing(need, one) for one in per_gpu[k]}, key=weight)
-        for rest in rests:
-            result = serve(k + 1, rest, budget)
-            if result is not None:
-                return result
+        tried: list[int] = []
+        rests = {counts.missing(need, one) for one in holds[turn[k]]}
+        for rest in sorted(rests, key=lambda rest: sum(sums(rest))):
+            if any(counts.covers(rest, other) for other in tried):
+                continue
+            later = serve(k + 1, rest, budget)
+            if later is not None:
+                return [rest, *later]
+            tried.append(rest)
         failed[k, need] = budget
         return None
 
-    def weight(rest: int) -> float:
-        return sum(size[name] * n for name, n in counts.unpack(rest).items())
-
     for budget in range(min(most, counts.total(drop)) + 1):
-        result = serve(0, need, budget)
-        if result is not None:
-            return counts.unpack(result)
+        rests = serve(0, need, budget)
+        if rests is not None:
+            held: list[dict[str, int]] = [{} for _ in gpus]
+            before = need
+            for gpu, rest in zip(turn, rests, strict=True):
+                held[gpu] = counts.unpack(before - rest)
+                before = rest
+            return Dealt(held, counts.unpack(before))
     return None

@@ -5,16 +5,19 @@ Pure, and imported by hooks, each a fresh process: cheap imports only.
 A promise is a count of instances of a profile that the node has told Slurm it can still create.
 Largest first, each into the least useful free place: success is a proof. Where only memory decides
 so is failure (`Tables.nested` has the argument); and if even that fails as though there were no
-engines, nothing can succeed. What is left, promises of `+me` and its like on GPUs almost full, gets
-three more greedy tries and then `cover.deal`, which searches. So every answer is exact.
+engines, nothing can succeed. What is left, promises of `+me` and its like on GPUs almost full,
+`cover.deal` settles by searching. So every answer is exact.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from slurm_mig.errors import NoRoom, RequestError
 from slurm_mig.occupancy import GpuSpace, Tables, Taken, options, tables
 from slurm_mig.profiles import Geometry, GiProfile, Placement
+
+if TYPE_CHECKING:
+    from slurm_mig.cover import Dealt
 
 __all__ = [
     "GpuSpace",
@@ -29,6 +32,10 @@ __all__ = [
     "options",
     "unkept",
 ]
+
+
+#: After so many places of which greed cannot tell whether they are safe, search at once.
+_DOUBTS = 2
 
 
 class Slot(NamedTuple):
@@ -58,7 +65,7 @@ class _Node:
             len(table.bits) for table in different
         ) == len({name for table in different for name in table.bits})
 
-    def order(self, names: Sequence[str]) -> list[str]:
+    def order(self, names: Iterable[str]) -> list[str]:
         """Largest first; among equals the one with fewest places, then the one there is less of."""
 
         def key(name: str) -> tuple[float, int, int, str]:
@@ -74,28 +81,15 @@ class _Node:
         return sorted(names, key=key)
 
     def greedy(
-        self,
-        states: list[int],
-        counts: Sequence[tuple[str, int]],
-        loose: bool = False,
-        tilt: int = 0,
+        self, states: list[int], counts: Sequence[tuple[str, int]], loose: bool = False
     ) -> bool:
         """Place all in this order, least useful places first; whether it worked. Eats `states`.
 
-        Loose: as if there were no engines. With `tilt`, GPUs on which something scarce (`self.
-        scarce`) can be made come last, and before that the emptiest (-1) or fullest (1) first.
+        Loose: as if there were no engines.
         """
-        gpus = list(zip(range(len(states)), self.tables, strict=True))
         for name, count in counts:
             for rank in range(self.ranks):
-                if tilt:
-                    gpus.sort(
-                        key=lambda g: (
-                            states[g[0]] & g[1].scarce != 0,
-                            tilt * (states[g[0]] & g[1].all).bit_count(),
-                        )
-                    )
-                for gpu, table in gpus:
+                for gpu, table in enumerate(self.tables):
                     classes = table.classes.get(name, ())
                     if rank >= len(classes):
                         continue
@@ -114,22 +108,6 @@ class _Node:
                 return False
         return True
 
-    def careful(self, states: list[int], counts: Sequence[tuple[str, int]]) -> bool:
-        """Greedy again, with the scarce profiles placed first."""
-        names = [name for name, _ in counts]
-        later = []
-        for name, count in counts:
-            if not any(table.scarce & table.bits.get(name, 0) for table in self.tables):
-                later.append((name, count))
-                continue
-            for _ in range(count):
-                best = min(self.candidates(states, name, names), default=None)
-                if best is None:
-                    return False
-                _, gpu, _, option = best
-                states[gpu] = self.tables[gpu].put(states[gpu], option)
-        return self.greedy(states, later)
-
     def verdict(self, states: Sequence[int], counts: Sequence[tuple[str, int]]) -> bool | None:
         """Whether all of `counts` (in `order`) can be made at once; None: only `deal` can tell."""
         if self.greedy(list(states), counts):
@@ -138,60 +116,42 @@ class _Node:
             loose = [t.loose(state) for t, state in zip(self.tables, states, strict=True)]
             if not self.greedy(loose, counts, loose=True):
                 return False
-        if (
-            self.greedy(list(states), counts, tilt=-1)
-            or self.greedy(list(states), counts, tilt=1)
-            or self.careful(list(states), counts)
-        ):
-            return True
         return None
 
-    def keeps(self, states: Sequence[int], counts: Sequence[tuple[str, int]]) -> bool:
-        """Whether all of `counts` (in `order`) can be made at once, exactly."""
-        answer = self.verdict(states, counts)
-        if answer is None:
-            return self.deal(states, dict(counts), {}, 0) is not None
-        return answer
+    def keeps(self, counts: Mapping[str, int]) -> bool:
+        """Whether all of `counts` can be made at once, exactly."""
+        answer = self.verdict(self.states, [(name, counts[name]) for name in self.order(counts)])
+        return self.deal(counts, {}, 0) is not None if answer is None else answer
 
     def deal(
-        self,
-        states: Sequence[int],
-        wanted: Mapping[str, int],
-        may_drop: Mapping[str, int],
-        most: int,
-    ) -> dict[str, int] | None:
+        self, wanted: Mapping[str, int], may_drop: Mapping[str, int], most: int
+    ) -> "Dealt | None":
         """Exact: see `cover.deal`."""
         from slurm_mig.cover import deal  # rarely needed, and a hook starts anew each time
 
-        return deal(list(zip(self.tables, states, strict=True)), wanted, may_drop, most)
+        return deal(list(zip(self.tables, self.states, strict=True)), wanted, may_drop, most)
 
-    def unkept(self, states: Sequence[int], promises: Mapping[str, int]) -> dict[str, int]:
+    def unkept(self, promises: Mapping[str, int]) -> dict[str, int]:
         """The promises that cannot be kept, as few as possible."""
-        counts = [(name, promises[name]) for name in self.order(list(promises))]
-        if self.greedy(list(states), counts):
+        if self.greedy(list(self.states), [(n, promises[n]) for n in self.order(promises)]):
             return {}
-        left = self.deal(states, promises, promises, sum(promises.values())) or {}
-        return {name: n for name, n in left.items() if n}
+        dealt = self.deal(promises, promises, sum(promises.values()))
+        return dealt.left if dealt else {}
 
-    def candidates(
-        self, states: Sequence[int], name: str, among: Sequence[str] | None = None
-    ) -> list[tuple[int, int, int, int]]:
-        """Open options of a profile as (worth lost, GPU, start, option).
-
-        Worth counts all profiles, or those named in `among`.
-        """
+    def candidates(self, states: Sequence[int], name: str) -> list[tuple[int, int, int, int]]:
+        """Open options of a profile as (worth lost, GPU, start, option), best first."""
         found = []
         for gpu, table in enumerate(self.tables):
             free = (states[gpu] & table.bits.get(name, 0)) >> table.first
             if not free:
                 continue
-            some = table.all if among is None else sum(table.bits.get(n, 0) for n in among)
-            before = table.worth(states[gpu] & some)
+            before = table.worth(states[gpu])
             while free:
                 option = (free & -free).bit_length() - 1
                 free &= free - 1
-                lost = before - table.worth(table.put(states[gpu], option) & some)
+                lost = before - table.worth(table.put(states[gpu], option))
                 found.append((lost, gpu, table.options[option][1].start, option))
+        found.sort()
         return found
 
     def slot(self, gpu: int, option: int) -> Slot:
@@ -214,11 +174,8 @@ def _positive(counts: Mapping[str, int]) -> dict[str, int]:
     return {name: n for name, n in counts.items() if n > 0}
 
 
-def fits(space: GpuSpace, wants: Mapping[str, int]) -> list[Slot] | None:
-    """Slots for all of `wants` on one GPU, beside what is there, or None if there are none."""
-    node = _Node([space])
-    table, start = node.tables[0], node.states[0]
-    names = [name for name in node.order(list(_positive(wants))) for _ in range(wants[name])]
+def _pack(table: Tables, state: int, names: Sequence[str]) -> list[int] | None:
+    """Options for all of the names on one GPU, or None: tries everything, remembers failures."""
     dead: set[tuple[int, int]] = set()
 
     def place(state: int, at: int) -> list[int] | None:
@@ -237,22 +194,25 @@ def fits(space: GpuSpace, wants: Mapping[str, int]) -> list[Slot] | None:
         dead.add((state, at))
         return None
 
-    placed = place(start, 0)
+    return place(state, 0)
+
+
+def fits(space: GpuSpace, wants: Mapping[str, int]) -> list[Slot] | None:
+    """Slots for all of `wants` on one GPU, beside what is there, or None if there are none."""
+    node = _Node([space])
+    names = [name for name in node.order(_positive(wants)) for _ in range(wants[name])]
+    placed = _pack(node.tables[0], node.states[0], names)
     return None if placed is None else [node.slot(0, option) for option in placed]
 
 
 def keepable(spaces: Sequence[GpuSpace], promises: Mapping[str, int]) -> bool:
     """Whether all promises can be kept at once, on any GPUs that have such profiles."""
-    node = _Node(spaces)
-    promises = _positive(promises)
-    counts = [(name, promises[name]) for name in node.order(list(promises))]
-    return node.keeps(node.states, counts)
+    return _Node(spaces).keeps(_positive(promises))
 
 
 def unkept(spaces: Sequence[GpuSpace], promises: Mapping[str, int]) -> dict[str, int]:
     """The promises that cannot be kept whatever one does, as few as possible; {} if none."""
-    node = _Node(spaces)
-    return node.unkept(node.states, _positive(promises))
+    return _Node(spaces).unkept(_positive(promises))
 
 
 def choose(
@@ -271,59 +231,73 @@ def choose(
     node = _Node(spaces)
     _known(node, wants)
     promises = _positive(promises)
-    mine = _tally(wants)
-    both = _sum(promises, mine)
-    order = node.order(list(both))
-    counts = [(name, both[name]) for name in order]
-    answer = node.verdict(node.states, counts)
-    if answer is not False:
-        slots = _serve(node, wants, both, order, node.verdict)
-        if slots is not None:
-            return slots
-        answer = node.keeps(node.states, counts)
-    keep = promises
-    if not answer:
+    both = _sum(promises, _tally(wants))
+    order = node.order(both)
+    answer = node.verdict(node.states, [(name, both[name]) for name in order])
+    slots = _by_greed(node, wants, both, order) if answer else None
+    if slots is not None:
+        return slots
+    dealt = None if answer is False else node.deal(both, {}, 0)
+    if dealt is None and (already := sum(node.unkept(promises).values())):
         # Space is short for the promises alone (a quarantine, a stranger's instance): then keep
         # as many as could be kept without this job.
-        already = sum(node.unkept(node.states, promises).values())
-        left = node.deal(node.states, both, promises, already) if already else None
-        if left is None:
-            raise NoRoom(_why(node, wants, promises))
-        keep = {name: n - left.get(name, 0) for name, n in promises.items()}
-    slots = _serve(node, wants, _sum(keep, mine), order, node.keeps)
-    if slots is None:
-        raise AssertionError(f"no place for {counted(mine)}, though all fit at once")
-    return slots
+        dealt = node.deal(both, promises, already)
+    if dealt is None:
+        raise NoRoom(_why(node, wants, promises))
+    return _as_dealt(node, wants, dealt.held)
 
 
-def _serve(
-    node: _Node,
-    wants: Sequence[str],
-    both: Mapping[str, int],
-    order: Sequence[str],
-    keeps: Callable[[Sequence[int], Sequence[tuple[str, int]]], bool | None],
+def _by_greed(
+    node: _Node, wants: Sequence[str], both: Mapping[str, int], order: Sequence[str]
 ) -> list[Slot] | None:
-    """One instance after the other, each where `both` (promises and wants) stays possible."""
+    """One instance after the other, each where greed shows that `both` (all else) still fits."""
     rest = dict(both)
     states = list(node.states)
     slots: list[Slot] = []
     for name in wants:
         rest[name] -= 1
-        counts = [(other, rest[other]) for other in order if rest.get(other, 0)]
+        counts = [(other, rest[other]) for other in order if rest[other]]
         tried: set[tuple[Tables, int, int]] = set()
-        for _, gpu, _, option in sorted(node.candidates(states, name)):
+        doubts = 0
+        for _, gpu, _, option in node.candidates(states, name):
             table, before = node.tables[gpu], states[gpu]
             after = table.put(before, option)
             if (table, before, after) in tried:
                 continue
             tried.add((table, before, after))
             states[gpu] = after
-            if keeps(states, counts):
+            answer = node.verdict(states, counts)
+            if answer:
                 slots.append(node.slot(gpu, option))
                 break
             states[gpu] = before
+            doubts += answer is None
+            if doubts > _DOUBTS:
+                return None
         else:
             return None
+    return slots
+
+
+def _as_dealt(node: _Node, wants: Sequence[str], held: Sequence[dict[str, int]]) -> list[Slot]:
+    """One instance after the other, each on a GPU that was dealt it and can hold the rest."""
+    states = list(node.states)
+    slots: list[Slot] = []
+    for name in wants:
+        for _, gpu, _, option in node.candidates(states, name):
+            if not held[gpu].get(name):
+                continue
+            table = node.tables[gpu]
+            after = table.put(states[gpu], option)
+            rest = {**held[gpu], name: held[gpu][name] - 1}
+            if _pack(table, after, [n for n in node.order(rest) for _ in range(rest[n])]) is None:
+                continue
+            states[gpu] = after
+            held[gpu].update(rest)
+            slots.append(node.slot(gpu, option))
+            break
+        else:
+            raise AssertionError(f"dealt, but without a place for {name}")
     return slots
 
 
@@ -357,30 +331,12 @@ def _why(node: _Node, wants: Sequence[str], promises: Mapping[str, int]) -> str:
     """One sentence: what was asked, what is free, which promise forbids it."""
     mine = _tally(wants)
     asked = counted(mine)
-    order = node.order(list(mine))
-    if not node.keeps(node.states, [(name, mine[name]) for name in order]):
-        free = {
-            name: most
-            for name in dict.fromkeys(n for table in node.tables for n in table.bits)
-            if (most := _at_most(node, name))
-        }
-        can = counted(free, " or ") or "nothing"
-        return f"no room for {asked}; free now: {can}"
-    guilty = [
-        name
-        for name in promises
-        if node.keeps(
-            node.states,
-            [
-                (other, n)
-                for other, n in (
-                    (o, _sum(promises, mine)[o] - (promises[o] if o == name else 0))
-                    for o in node.order(list(_sum(promises, mine)))
-                )
-                if n
-            ],
-        )
-    ]
+    if not node.keeps(mine):
+        names = dict.fromkeys(name for table in node.tables for name in table.bits)
+        free = {name: _at_most(node, name) for name in names}
+        return f"no room for {asked}; free now: {counted(free, ' or ') or 'nothing'}"
+    both = _sum(promises, mine)
+    guilty = [n for n in promises if node.keeps(_positive({**both, n: both[n] - promises[n]}))]
     kept = counted({name: promises[name] for name in guilty}, " or ") or counted(promises)
     return f"no room for {asked}: what is free is promised to {kept}"
 
@@ -388,7 +344,7 @@ def _why(node: _Node, wants: Sequence[str], promises: Mapping[str, int]) -> str:
 def _at_most(node: _Node, name: str) -> int:
     """How many of a profile fit now, alone."""
     count = 0
-    while node.keeps(node.states, [(name, count + 1)]):
+    while node.keeps({name: count + 1}):
         count += 1
     return count
 

@@ -126,8 +126,11 @@ def test_the_exact_search_alone_is_exact(node):
         for s in spaces_of(migs, occupancies)
     ]
     expected = sum(promises.values()) - kept_at_most(migs, occupancies, promises)
-    left = deal(gpus, promises, promises, sum(promises.values()))
+    held, left = deal(gpus, promises, promises, sum(promises.values()))
     assert sum(left.values()) == expected
+    assert reduce(plus, held, left) == {name: n for name, n in promises.items() if n}
+    for mig, occupancy, counts in zip(migs, occupancies, held, strict=True):
+        assert mig.vector(counts) in mig.packable[occupancy]
     assert (deal(gpus, promises, {}, 0) is None) == (expected > 0)
 
 
