@@ -258,18 +258,16 @@ class Simulation:
         Gives the Popen (`.pid`, `.kill()`). `user` runs it under that uid (root only).
         Raises SlurmMigError when it may not.
         """
-        # Its source goes as an argument, read by us: the user may not be able to read our folder.
         source = Path(__file__).with_name("client.py").read_text("utf-8")
         python = getattr(sys, "_base_executable", sys.executable)
         arguments = [str(self.library), device_uuid, str(used_bytes)]
+        if user is not None:
+            arguments.append(str(user))
         process = subprocess.Popen(
             [python, "-I", "-S", "-c", source, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd="/",
-            user=user,
-            group=user,
-            extra_groups=None if user is None else [],
         )
         with process:
             try:
