@@ -55,10 +55,14 @@ posix._exit(int(status))
 """
 
 
+def base_python() -> str:
+    """The interpreter under a virtual environment: it starts faster, and nothing else is needed."""
+    return str(getattr(sys, "_base_executable", None) or sys.executable)
+
+
 def write_commands(folder: Path) -> None:
     """Write the client programs to `folder`/bin."""
-    # The base interpreter, not a virtual environment's: it starts faster and needs nothing else.
-    python = str(getattr(sys, "_base_executable", None) or sys.executable)
+    python = base_python()
     text = _CLIENT.format(folder=str(folder), socket=SOCKET)
     for name in COMMANDS:
         path = folder / "bin" / name
@@ -169,15 +173,16 @@ def _each(standin: "Standin", names: Iterable[str], form: str, verb: str, text: 
     status = 0
     for name in (part for word in names for part in word.split(",") if part):
         try:
-            job_id = _job_id(name)
-            if verb == "hold":
-                standin.hold(job_id)
-            elif verb == "release":
-                standin.release_job(job_id)
-            elif verb == "notify":
-                standin.notify(job_id, text)
-            else:
-                standin.requeue(job_id, hold=verb == "requeuehold")
+            jobs = _jobs(standin, name)
+            for job in jobs:
+                if verb == "hold":
+                    standin.hold(job.id)
+                elif verb == "release":
+                    standin.release_job(job.id)
+                elif verb == "notify":
+                    standin.notify(job.id, text, whole_array=len(jobs) > 1)
+                else:
+                    standin.requeue(job.id, hold=verb == "requeuehold")
         except StandinError as error:
             errors.append(form.format(error, name))
             # 24.11.5 prints this one and exits 0; 22.05.8 exits 1. Both measured.
@@ -186,11 +191,23 @@ def _each(standin: "Standin", names: Iterable[str], form: str, verb: str, text: 
     return status, "", "".join(f"{line}\n" for line in errors)
 
 
-def _job_id(name: str) -> int:
-    number = name.partition("=")[2] or name
-    if not (number.isascii() and number.isdigit()):
+def _jobs(standin: "Standin", name: str) -> list[Job]:
+    """The jobs that a name means: a job's number, "16_2", or an array's number for all its tasks.
+
+    The number of an array is also the job id of its last task, and wherever a name is read it
+    means the whole array: `scontrol requeue $SLURM_JOB_ID` in that task's Prolog requeues every
+    task, and `show job` lists every task, that one first (measured on 22.05.8).
+    """
+    number, underscore, index = name.rpartition("=")[2].partition("_")
+    words = (number, index) if underscore else (number,)
+    if not all(word.isascii() and word.isdigit() for word in words):
         raise StandinError("Invalid job id specified")
-    return int(number)
+    array = [job for job in standin.jobs.values() if job.array_job_id == int(number)]
+    if underscore:
+        array = [job for job in array if job.array_task_id == int(index)]
+        if not array:
+            raise StandinError("Invalid job id specified")
+    return sorted(array, key=lambda job: -(job.array_task_id or 0)) or [standin.job(int(number))]
 
 
 def _show(standin: "Standin", rest: list[str], flags: set[str]) -> Answer:
@@ -201,7 +218,8 @@ def _show(standin: "Standin", rest: list[str], flags: set[str]) -> Answer:
     detail = bool(flags & {"-d", "--details", "-dd"})
     if what.lower() in ("job", "jobs", "jobid"):
         try:
-            jobs = [standin.job(_job_id(name)) for name in names] or list(standin.jobs.values())
+            jobs = [job for name in names for job in _jobs(standin, name)]
+            jobs = jobs or list(standin.jobs.values())
         except StandinError as error:
             return 1, "", f"slurm_load_jobs error: {error}\n"
         if as_json:
@@ -232,7 +250,8 @@ def _update(standin: "Standin", words: list[str]) -> Answer:
         elif "jobid" in changes or "job" in changes:
             name = changes.pop("jobid", "") or changes.pop("job", "")
             try:
-                standin.update_job(_job_id(name), changes)
+                for job in _jobs(standin, name):
+                    standin.update_job(job.id, changes)
             except StandinError as error:
                 return 1, "", f"{error} for job {name}\n"
         else:
@@ -246,7 +265,8 @@ def _scancel(standin: "Standin", words: list[str]) -> Answer:
     errors: list[str] = []
     for name in (part for word in words if not word.startswith("-") for part in word.split(",")):
         try:
-            standin.cancel(_job_id(name))
+            for job in _jobs(standin, name):
+                standin.cancel(job.id)
         except StandinError as error:
             errors.append(f"scancel: error: Kill job error on job id {name}: {error}\n")
     return int(bool(errors)), "", "".join(errors)

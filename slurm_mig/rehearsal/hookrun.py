@@ -20,10 +20,10 @@ import os
 import select
 import signal
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, sleep
 
 TERM_TO_KILL = 0.010
 """Seconds between SIGTERM and SIGKILL (run_command.c, _kill_pg: usleep(10000))."""
@@ -92,7 +92,7 @@ def kill_group(group: int, grace: float = TERM_TO_KILL) -> None:
         os.killpg(group, signal.SIGTERM)
     except (ProcessLookupError, PermissionError):
         return
-    time.sleep(grace)
+    sleep(grace)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
 
@@ -119,10 +119,10 @@ def run_hook(
     """
     path = str(path)
     environment = dict(env)
-    started = time.monotonic()
+    started = monotonic()
 
     def result(rc: int, output: str, timed_out: bool = False, pid: int = 0) -> HookRun:
-        ended = time.monotonic()
+        ended = monotonic()
         return HookRun(which, node, path, rc, output, environment, started, ended, timed_out, pid)
 
     if not path.startswith("/") or not os.access(path, os.R_OK | os.X_OK):
@@ -196,7 +196,7 @@ def _poll(fd: int, deadline: float | None, shutdown: Shutdown | None) -> str | N
     if shutdown is not None:
         poller.register(shutdown.fileno(), select.POLLIN)
     while True:
-        left = None if deadline is None else (deadline - time.monotonic()) * 1000
+        left = None if deadline is None else (deadline - monotonic()) * 1000
         if left is not None and left <= 0:
             return "timeout"
         ready = [found for found, _ in poller.poll(left)]

@@ -8,7 +8,7 @@ It needs no root, no daemon and no port; everything it writes is in its folder, 
 end of the `with`) ends everything that it started. `slurm.scontrol` is a program that answers as
 that release's scontrol does, so whatever calls Slurm by its command line works on it unchanged.
 
-What it keeps of the real thing: counts of typed GRES per node, first fit in order of job ids; no
+What it keeps of the real thing: counts of typed GRES per node, first fit in order of submission; no
 new job on a node while one of its jobs is COMPLETING; a Prolog and an Epilog per node and job, of
 all jobs in parallel; requeue, hold, cancel at any moment; a node drained by a failing hook. What
 it leaves out: CPUs, memory, time limits, priorities, accounting, srun inside a job.
@@ -381,7 +381,7 @@ class Standin:
         identity = Identity.of(options.get("user"))
 
         job_id = self._next_id if number is None else number
-        self._next_id = max([self._next_id, job_id, *self.jobs]) + (1 if number is None else 0)
+        self._next_id = max(self._next_id, job_id + 1)
         workdir = Path(options.get("workdir", self.folder / "work")).absolute()
         stdout = options.get("stdout")
         if batch:
@@ -439,17 +439,18 @@ class Standin:
 
     def _start_what_fits(self) -> float | None:
         soonest = None
-        for job in sorted(self.jobs.values(), key=lambda job: job.id):
+        for job in self.jobs.values():
             if job.state != "PENDING" or job.held:
                 continue
             if job.eligible_at > time.monotonic():
                 soonest = min(job.eligible_at, soonest or job.eligible_at)
                 continue
             nodes = self._place(job)
-            if nodes is None:
-                job.reason = "Resources"
-            else:
+            if nodes is not None:
                 self._start(job, nodes)
+            elif job.reason != "Resources":
+                job.reason = "Resources"
+                self.changed.notify_all()
         return soonest
 
     def _place(self, job: Job) -> list[Node] | None:
@@ -751,10 +752,12 @@ class Standin:
             job.extra = changes.get("extra", job.extra)
             self.changed.notify_all()
 
-    def notify(self, job_id: int, text: str) -> None:
+    def notify(self, job_id: int, text: str, *, whole_array: bool = False) -> None:
         """Deliver `scontrol notify`; srun prints it, here it is in the job's `messages`."""
         with self.changed:
             job = self.job(job_id)
+            if whole_array:
+                raise StandinError("Requested operation is presently disabled")
             if job.id not in self._runs or self._runs[job.id].ending:
                 raise StandinError("Job/step already completing or completed")
             job.messages.append(text)
