@@ -77,8 +77,8 @@ class Cluster:
 
     `folder` is made when missing, must be short (sockets live in it) and readable by the users
     whose jobs shall run; `Cluster.temporary` picks one and removes it. `requeue_delay` is how many
-    seconds a requeued job waits. `also_mount`: folders of this machine that hooks and jobs need
-    when `install` is a chroot folder.
+    seconds a requeued job waits, 5 or more. `also_mount`: folders of this machine that hooks and
+    jobs need when `install` is a chroot folder.
     """
 
     def __init__(
@@ -104,6 +104,8 @@ class Cluster:
         self._remove = False
         self._keeper: subprocess.Popen[bytes] | None = None
         self._clients: list[subprocess.Popen[str]] = []
+        if requeue_delay < 5:
+            raise ClusterError(f"requeue_delay {requeue_delay}: Slurm takes no less than 5 seconds")
         if len(os.fsencode(self.folder)) > _LONGEST_FOLDER:
             raise ClusterError(
                 f"{self.folder}: longer than {_LONGEST_FOLDER} bytes, so the sockets in it would"
@@ -442,7 +444,10 @@ class Cluster:
         else:
             argv = ["scontrol", "show", "job", "-d", "--json", *one]
         found: list[dict[str, Any]] = json.loads(self.run(*argv).stdout)["jobs"]
-        return found
+        if job_id is None or self.release >= (23, 2):
+            return found
+        # squeue 22.05 shows all jobs whatever it is asked for.
+        return [job for job in found if job_id in (job["job_id"], job["array_job_id"])]
 
     def job(self, job_id: int) -> dict[str, Any]:
         """Return one job from Slurm's JSON; ClusterError if unknown."""
