@@ -7,7 +7,8 @@ of many such nodes is then made slower still, one GPU at a time. Three kinds of 
 
 - plain: profiles without attributes, as all named layouts have;
 - any: `+me` and its like too;
-- refused: one instance more than the promises leave, so that the answer is a NoRoom.
+- refused: these too, and one instance more than the promises leave: the answer is a NoRoom, and
+  its sentence (which promise forbids it) is part of the time.
 
 Warm is the best of several runs in this process: what the choice itself costs. Cold is the first
 call of a fresh process, tables included, median of `COLD` processes, imports not counted.
@@ -75,7 +76,7 @@ class Search:
         self.geometry, self.kind = geometry, kind
         self.random = random.Random(kind + geometry.model)  # noqa: S311 - the same nodes each time
         table = tables(geometry)
-        names = [n for n in table.bits if kind == "any" or n.endswith("gb")]
+        names = [n for n in table.bits if kind != "plain" or n.endswith("gb")]
         self.counts = _Counts(names)
         self.occupancies, takings = reachable(geometry)
         memo: dict[int, list[int]] = {}

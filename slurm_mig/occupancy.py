@@ -17,7 +17,8 @@ Rules, from what the driver reports and nothing else:
 - `max_count` of each profile, where placements alone would allow more.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 from slurm_mig.profiles import Geometry, GiProfile, Placement
@@ -55,19 +56,19 @@ class Limit(NamedTuple):
 
 
 def limits(geometry: Geometry) -> list[Limit]:
-    """The limits of a GPU beyond its memory slices, from what its profiles report."""
+    """The limits of a GPU beyond its memory slices, from what its profiles report, each once."""
     profiles = geometry.profiles
-    rows: list[Limit] = [Limit(max(p.slices for p in profiles), tuple(p.slices for p in profiles))]
-    for need in zip(
-        *((p.copy_engines, p.decoders, p.encoders, p.jpegs, p.ofas) for p in profiles), strict=True
-    ):
+    slices = tuple(p.slices for p in profiles)
+    rows = [Limit(max(slices), slices)]
+    engines = [(p.copy_engines, p.decoders, p.encoders, p.jpegs, p.ofas) for p in profiles]
+    for need in zip(*engines, strict=True):
         most = max(max(p.max_count, 1) * n for p, n in zip(profiles, need, strict=True))
         if most:
             rows.append(Limit(most, need))
     for at, profile in enumerate(profiles):
         if 0 < profile.max_count < _disjoint(profile.placements):
             rows.append(Limit(profile.max_count, tuple(int(k == at) for k in range(len(profiles)))))
-    return rows
+    return list(dict.fromkeys(rows))
 
 
 def _disjoint(placements: Iterable[Placement]) -> int:
@@ -79,8 +80,12 @@ def _disjoint(placements: Iterable[Placement]) -> int:
     return count
 
 
-def _together(limit: Limit, a: int, b: int) -> bool:
-    return limit.need[a] + limit.need[b] <= limit.most
+class _Block(NamedTuple):
+    """Memory slices that some profiles can occupy, and the largest such blocks inside."""
+
+    mask: int
+    profiles: list[int]
+    parts: list["_Block"]
 
 
 class Tables:
@@ -92,9 +97,11 @@ class Tables:
     """
 
     __slots__ = (
+        "_by_id",
         "_counters",
         "_guard",
         "_loose",
+        "_lost",
         "_needs",
         "all",
         "apart",
@@ -132,18 +139,22 @@ class Tables:
         for i, (_, place) in enumerate(self.options):
             for s in range(place.start, place.start + place.size):
                 self.cover[s] |= 1 << (first + i)
+        self._by_id = {p.id: at for at, p in enumerate(profiles)}
+        self._lost: dict[int, int] = {}
+        self.overlap = [self._overlap(mask) for mask in masks]
         found = limits(geometry)
         #: Per profile: options of other profiles, or its own, that it rules out wherever they lie.
         self.apart = [0] * len(profiles)
-        for a in range(len(profiles)):
-            for b in range(len(profiles)):
-                if not all(_together(limit, a, b) for limit in found):
-                    self.apart[a] |= by_profile[b]
-        self.overlap = [self._overlap(mask) for mask in masks]
-        blocks = sorted(set(masks), key=lambda m: (m.bit_count(), m))
+        for most, need in found:
+            if 2 * max(need) > most:
+                for a, mine in enumerate(need):
+                    for b in range(len(need)) if mine else ():
+                        if need[b] and mine + need[b] > most:
+                            self.apart[a] |= by_profile[b]
+        blocks = self._blocks(masks, of)
         #: Whether any two placements are nested or apart: the shape of every MIG GPU so far.
-        self.nested = all(m & n in (0, m) for k, m in enumerate(blocks) for n in blocks[k:])
-        self._counters = [lim for lim in found if not self._implied(lim, blocks, masks, of)]
+        self.nested = bool(blocks)
+        self._counters = [limit for limit in found if not self._implied(limit, blocks, by_profile)]
         shift = first + len(self.options)
         self._guard = 0
         start = 0
@@ -165,86 +176,100 @@ class Tables:
         for at, bits in enumerate(by_profile):
             if bits & self.apart[at] and _disjoint(profiles[at].placements) > 1:
                 self.scarce |= bits
+        # Of two places of a profile, the one with less inside is the less useful.
         self.classes: dict[str, tuple[int, ...]] = {}
-        inside = {m: [n for n in range(len(masks)) if masks[n] & ~m == 0] for m in blocks}
         for profile, bits in zip(profiles, by_profile, strict=True):
             ranks: dict[int, int] = {}
-            for place in profile.placements:
-                ranks[len(inside[place.mask])] = 0
-            for i, (owner, place) in enumerate(self.options):
-                if owner is profile:
-                    ranks[len(inside[place.mask])] |= 1 << (first + i)
+            for i in self.open(bits):
+                inside = sum(1 for mask in masks if not mask & ~masks[i])
+                ranks[inside] = ranks.get(inside, 0) | 1 << (first + i)
             self.classes[profile.name] = tuple(ranks[r] for r in sorted(ranks))
-            assert bits == sum(ranks.values())  # noqa: S101
         if self.nested:
-            self.nested = self._comparable(blocks, inside, of)
+            self.nested = self._comparable(blocks)
 
     def _overlap(self, mask: int) -> int:
         """State bits that an instance on these memory slices takes away by lying there."""
-        lost = mask & ((1 << self.first) - 1)
-        for s in range(self.first):
-            if mask >> s & 1:
-                lost |= self.cover[s]
+        lost = self._lost.get(mask)
+        if lost is None:
+            lost = mask & ((1 << self.first) - 1)
+            for s in range(self.first):
+                if mask >> s & 1:
+                    lost |= self.cover[s]
+            self._lost[mask] = lost
         return lost
 
-    def _comparable(
-        self, blocks: list[int], inside: Mapping[int, list[int]], of: list[int]
-    ) -> bool:
+    @staticmethod
+    def _blocks(masks: list[int], of: list[int]) -> list[_Block]:
+        """The blocks, parts before wholes, a root last; [] if two overlap without nesting."""
+        owners: dict[int, list[int]] = {}
+        for mask, at in zip(masks, of, strict=True):
+            owners.setdefault(mask, []).append(at)
+        blocks: list[_Block] = []
+        tops: list[_Block] = []
+        for mask in sorted(owners, key=int.bit_count):
+            parts = [block for block in tops if block.mask & mask]
+            if any(block.mask & ~mask for block in parts):
+                return []
+            tops = [block for block in tops if not block.mask & mask]
+            tops.append(_Block(mask, owners[mask], parts))
+            blocks.append(tops[-1])
+        return [*blocks, _Block(-1, [], tops)]
+
+    @staticmethod
+    def _comparable(blocks: list[_Block]) -> bool:
         """Whether of two equal-sized blocks one can always hold what the other holds.
 
         Then, and without engines in the way, packing largest first into the least useful block
         never goes wrong: whatever a solution keeps in the less useful block can move to the other.
         """
-        last: tuple[int, set[tuple[int, int]]] = (0, set())
-        shapes = []
-        for block in blocks:
-            start = (block & -block).bit_length() - 1
-            shapes.append(
-                (
-                    block.bit_count(),
-                    {(of[i], self.options[i][1].start - start) for i in inside[block]},
-                )
-            )
-        for size, held in sorted(shapes, key=lambda s: (s[0], len(s[1]))):
-            if size == last[0] and not last[1] <= held:
+        held: dict[int, set[tuple[int, int]]] = {}
+        by_size: dict[int, list[set[tuple[int, int]]]] = {}
+        for mask, profiles, parts in blocks[:-1]:
+            start = (mask & -mask).bit_length()
+            held[mask] = {(0, at) for at in profiles}
+            for part in parts:
+                shift = (part.mask & -part.mask).bit_length() - start
+                held[mask].update((there + shift, at) for there, at in held[part.mask])
+            by_size.setdefault(mask.bit_count(), []).append(held[mask])
+        for like in by_size.values():
+            like.sort(key=len)
+            if any(not less <= more for less, more in pairwise(like)):
                 return False
-            last = (size, held)
         return True
 
-    def _implied(self, limit: Limit, blocks: list[int], masks: list[int], of: list[int]) -> bool:
+    def _implied(self, limit: Limit, blocks: list[_Block], by_profile: list[int]) -> bool:
         """Whether the rules about pairs and memory already keep this limit.
 
         On nested placements the largest sum is found from the smallest block up. Profiles that
         exclude each other anyway (`+me`) are counted once, not once per block; a profile that
         goes with no other user of this engine stands alone.
         """
-        users = [at for at, n in enumerate(limit.need) if n]
-        alone = {a for a in users if not any(_together(limit, a, b) for b in users)}
-        users = [at for at in users if at not in alone]
+        most, need = limit
+        users = [at for at, n in enumerate(need) if n]
+        least = min((need[at] for at in users), default=0)
+        users = [at for at in users if need[at] + least <= most]
         if not users:
             return True
-        if not self.nested:
+        if not blocks:
             return False
         once: list[int] = []
         for a in users:
-            if all(self.apart[a] & self.bits[self.geometry.profiles[b].name] for b in (*once, a)):
+            if all(self.apart[a] & by_profile[b] for b in (*once, a)):
                 once.append(a)
+        # Per block: the largest sum without any of `once`, and what one of them can add to it.
         many: dict[int, int] = {}
-        single: dict[int, int] = {}
-        tops: list[int] = []
-        for block in blocks:
-            parts = [m for m in tops if m & block]
-            tops = [m for m in tops if not m & block] + [block]
-            own = [0, 0]
-            for i, mask in enumerate(masks):
-                if mask == block and of[i] in users:
-                    kind = of[i] in once
-                    own[kind] = max(own[kind], limit.need[of[i]])
-            many[block] = max(own[0], sum(many[m] for m in parts))
-            gain = max((single[m] - many[m] for m in parts), default=0)
-            single[block] = max(many[block], own[1], sum(many[m] for m in parts) + gain)
-        gain = max(single[m] - many[m] for m in tops)
-        return sum(many[m] for m in tops) + gain <= limit.most
+        gain: dict[int, int] = {}
+        for mask, profiles, parts in blocks:
+            inside = sum(many[part.mask] for part in parts)
+            best = inside + max((gain[part.mask] for part in parts), default=0)
+            for at in profiles:
+                if at in users:
+                    best = max(best, need[at])
+                    if at not in once:
+                        inside = max(inside, need[at])
+            many[mask] = inside
+            gain[mask] = best - inside
+        return many[-1] + gain[-1] <= most
 
     def put(self, state: int, option: int) -> int:
         """The state once the option is created; the option must be open in `state`."""
@@ -268,9 +293,11 @@ class Tables:
         state = self.empty & ~self._overlap(blocked)
         for one in taken:
             state &= ~self._overlap(one.placement.mask)
-            for at, profile in enumerate(self.geometry.profiles):
-                if profile.id == one.profile_id:
-                    state = self._settle((state & ~self.apart[at]) + self._needs[at][0])
+            at = self._by_id.get(one.profile_id)
+            if at is not None:
+                state &= ~self.apart[at]
+                if self._counters:
+                    state = self._settle(state + self._needs[at][0])
         return state
 
     def open(self, state: int) -> Iterator[int]:
