@@ -25,6 +25,7 @@ FLAGS = (
     "-fvisibility=hidden",
     f"-Wl,-soname,{SONAME}",
     "-Wl,-z,defs",
+    "-Wl,-Bsymbolic",
     "-pthread",
 )
 

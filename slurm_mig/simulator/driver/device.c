@@ -326,6 +326,25 @@ EXPORT nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *m
     return NVML_SUCCESS;
 }
 
+/* The window through which the CPU sees the memory: a power of two that holds it all, and of a MIG
+ * device its share. */
+EXPORT nvmlReturn_t nvmlDeviceGetBAR1MemoryInfo(nvmlDevice_t device, nvmlBAR1Memory_t *memory)
+{
+    unsigned long long window = 256 * MIB;
+    struct place place;
+
+    ENTER(nvmlDeviceGetBAR1MemoryInfo);
+    if (memory == NULL || !place_of_device(device, &place))
+        return NVML_ERROR_INVALID_ARGUMENT;
+    while (window < place.gpu->memory_mb * MIB)
+        window *= 2;
+    if (place.ci != NULL)
+        window = window / place.gpu->memory_mb * place.gi_profile->memory_mb;
+    *memory = (nvmlBAR1Memory_t){.bar1Total = window, .bar1Used = MIB};
+    memory->bar1Free = memory->bar1Total - memory->bar1Used;
+    return NVML_SUCCESS;
+}
+
 EXPORT nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int count,
                                              nvmlFieldValue_t *values)
 {

@@ -44,6 +44,8 @@ static nvmlReturn_t whole_gpu(nvmlDevice_t device, const void *result, struct pl
 
 NUMBER(nvmlDeviceGetPersistenceMode, 1)
 NUMBER(nvmlDeviceGetComputeMode, 0)
+NUMBER(nvmlDeviceGetDisplayActive, 0)
+NUMBER(nvmlDeviceGetDisplayMode, 0)
 NUMBER(nvmlDeviceGetPerformanceState, 0)
 NUMBER(nvmlDeviceGetPowerUsage, numbers_of(place.gpu).idle_watts * 1000)
 NUMBER(nvmlDeviceGetPowerManagementLimit, numbers_of(place.gpu).limit_watts * 1000)
@@ -78,6 +80,22 @@ EXPORT nvmlReturn_t nvmlDeviceGetTemperature(nvmlDevice_t device, unsigned int s
         result = NVML_ERROR_INVALID_ARGUMENT;
     if (result == NVML_SUCCESS)
         *celsius = 30;
+    return result;
+}
+
+EXPORT nvmlReturn_t nvmlDeviceGetTemperatureV(nvmlDevice_t device,
+                                              nvmlTemperature_v1_t *temperature)
+{
+    unsigned celsius;
+    nvmlReturn_t result;
+
+    if (temperature == NULL)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    if (temperature->version != STRUCT_VERSION(nvmlTemperature_v1_t, 1u))
+        return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+    result = nvmlDeviceGetTemperature(device, temperature->sensor, &celsius);
+    if (result == NVML_SUCCESS)
+        temperature->celsius = (int)celsius;
     return result;
 }
 

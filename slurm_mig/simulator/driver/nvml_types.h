@@ -129,6 +129,16 @@ typedef struct {
 } nvmlMemory_v2_t;
 
 typedef struct {
+    unsigned long long bar1Total, bar1Free, bar1Used;
+} nvmlBAR1Memory_t;
+
+typedef struct {
+    unsigned int version;
+    unsigned int sensor;
+    int celsius;
+} nvmlTemperature_v1_t;
+
+typedef struct {
     unsigned int gpu, memory;
 } nvmlUtilization_t;
 
