@@ -1,8 +1,9 @@
-"""Jobs and nodes as `scontrol show` prints them: JSON in each release's shape, and plain text.
+"""Jobs and nodes as Slurm prints them: JSON in each release's shape, and plain text.
 
-22.05 writes bare numbers and one word for a state; since 23.02 a number that may be unset is an
-object with set, infinite and number, and a state is a list of words. Only the keys that describe
-what the stand-in knows are there.
+22.05 (squeue and sinfo; its scontrol has no --json) writes bare numbers and one word for a state;
+since 23.02 a number that may be unset is an object with set, infinite and number, and a state is a
+list of words. Only the keys that describe what the stand-in knows are there. Compared with what
+real releases print (tests/slurm/samples).
 """
 
 import json
@@ -16,19 +17,19 @@ OBJECTS: Release = (23, 2)
 """First release that writes numbers that may be unset as objects."""
 
 _META_22 = {
-    "plugin": {"type": "openapi/dbv0.0.37", "name": "Slurm OpenAPI DB v0.0.37"},
+    "plugin": {"type": "openapi/v0.0.38", "name": "Slurm OpenAPI v0.0.38"},
     "Slurm": {"version": {"major": 22, "micro": 8, "minor": 5}, "release": "22.05.8"},
 }
 
 
 def job_document(jobs: Iterable[Job], release: Release, partition: str, *, detail: bool) -> str:
-    """Answer of `scontrol show job --json` (with -d: `detail`, without which gres_detail lacks)."""
+    """Answer of `scontrol show job --json` (with -d: `detail`) or of 22.05's `squeue --json`."""
     records = [_job(job, release, partition, detail) for job in jobs]
     return _document({"jobs": records}, release)
 
 
 def node_document(nodes: Iterable[Node], release: Release, partition: str) -> str:
-    """Answer of `scontrol show node --json`."""
+    """Answer of `scontrol show node --json` or of 22.05's `sinfo --json`."""
     return _document({"nodes": [_node(node, release, partition) for node in nodes]}, release)
 
 
@@ -142,7 +143,10 @@ def _job(job: Job, release: Release, partition: str, detail: bool) -> dict[str, 
         "features": job.constraints or "",
         "gres_detail": gres_detail(job) if detail else [],
         "group_id": job.identity.gid,
+        "group_name": "",
+        "het_job_id": _number(0, release),
         "job_id": job.id,
+        "job_resources": _resources(job, release),
         "job_state": state,
         "name": job.name,
         "node_count": _number(len(job.nodes) or job.nodes_wanted, release),
@@ -166,6 +170,27 @@ def _job(job: Job, release: Release, partition: str, detail: bool) -> dict[str, 
     if release >= (25, 11):
         record["sluid"] = sluid(job.id, job.restart_count)
     return record
+
+
+def _resources(job: Job, release: Release) -> dict[str, Any]:
+    """Which nodes are allocated, in their order; nothing is once the job is COMPLETING."""
+    names = job.nodes if job.state == "RUNNING" else ()
+    if release < OBJECTS:
+        nodes: list[dict[str, Any]] = [{"nodename": name} for name in names]
+        if not names:
+            return {}
+        return {
+            "nodes": hostlist(names),
+            "allocated_cpus": len(names),
+            "allocated_hosts": len(names),
+            "allocated_nodes": nodes,
+        }
+    if release < (24, 5):
+        nodes = [{"nodename": name} for name in names]
+        return {"nodes": hostlist(names), "allocated_nodes": nodes} if names else {}
+    nodes = [{"index": index, "name": name} for index, name in enumerate(names)]
+    listed = {"count": len(names), "list": hostlist(names), "allocation": nodes}
+    return {"nodes": listed} if names else {}
 
 
 def _node(node: Node, release: Release, partition: str) -> dict[str, Any]:

@@ -147,7 +147,7 @@ class Standin:
 
     @property
     def scontrol(self) -> Path:
-        """The program that answers as scontrol; scancel and squeue lie beside it."""
+        """The program that answers as scontrol; scancel, squeue and sinfo lie beside it."""
         return self.bin / "scontrol"
 
     @property
@@ -157,7 +157,7 @@ class Standin:
 
     @property
     def squeue(self) -> Path:
-        """The program that answers as squeue (-h, -w, -j, -t, -o with %A %i %t %T %r %N %j %u)."""
+        """The program that answers as squeue (-h, -w, -j, -t all, --json, -o with %A %i %T …)."""
         return self.bin / "squeue"
 
     def srun(

@@ -24,9 +24,15 @@ def call(program: Path, *words: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def show(slurm: Standin, *words: str) -> list[dict[str, Any]]:
-    """What `scontrol show … --json` lists."""
-    status, out, err = call(slurm.scontrol, "show", *words, "--json")
+def show(slurm: Standin, what: str, *words: str) -> list[dict[str, Any]]:
+    """What `scontrol show … --json` lists; in 22.05 squeue and sinfo do it."""
+    status, out, err = call(slurm.scontrol, "show", what, *words, "--json")
+    if slurm.version < (23, 2):
+        assert (status, "unrecognized option '--json'" in err) == (1, True)
+        numbers = ("-j", words[-1]) if what == "job" else ()
+        status, out, err = call(
+            slurm.bin / {"job": "squeue"}.get(what, "sinfo"), "--json", *numbers
+        )
     assert (status, err) == (0, "")
     document = json.loads(out)
     return document.get("jobs", document.get("nodes"))
@@ -48,7 +54,7 @@ def plain(value: Any) -> Any:
 def test_show_job_says_what_the_job_holds_on_each_node(
     slurm_mig_standin: StandinFactory, release: str
 ) -> None:
-    """gres_detail has one text per node, in the nodes' order; without -d it is empty."""
+    """One text per node in gres_detail, in the nodes' order; with scontrol only if -d asks."""
     slurm = slurm_mig_standin(NODES, release=release)
     gres = "mig:3g.20gb:2,mig:1g.5gb"
     number = running(slurm, gres=gres, nodes=2, comment="c", extra="e")
@@ -57,7 +63,8 @@ def test_show_job_says_what_the_job_holds_on_each_node(
     assert (record["job_id"], record["nodes"], record["comment"]) == (number, "n[1-2]", "c")
     prefix = "gres:" if release == "22.05" else "gres/"
     assert record["tres_per_node"] == f"{prefix}mig:3g.20gb:2,{prefix}mig:1g.5gb"
-    assert show(slurm, "job", str(number))[0]["gres_detail"] == []
+    without = [] if release != "22.05" else record["gres_detail"]
+    assert show(slurm, "job", str(number))[0]["gres_detail"] == without
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -67,7 +74,7 @@ def test_releases_differ_in_how_they_write_states_and_numbers(
     """22.05 writes words and bare numbers, later releases lists and objects."""
     slurm = slurm_mig_standin(NODES, release=release)
     (record,) = show(slurm, "job", str(running(slurm)))
-    (node,) = show(slurm, "node", "n1")
+    node = show(slurm, "node", "n1")[0]
     if release == "22.05":
         assert (record["job_state"], record["array_task_id"]) == ("RUNNING", None)
         assert (node["state"], node["state_flags"]) == ("mixed", [])
@@ -215,9 +222,12 @@ def test_squeue_lists_the_jobs_of_a_node(slurm_mig_standin: StandinFactory) -> N
     slurm = slurm_mig_standin(NODES)
     first = running(slurm, nodelist=["n1"])
     second = running(slurm, nodelist=["n2"])
-    assert call(slurm.squeue, "-h", "-w", "n2", "-o", "%A %T") == (0, f"{second} RUNNING\n", "")
+    words = ("-h", "-a", "-w", "n2", "-o", "%A %T")
+    assert call(slurm.squeue, *words) == (0, f"{second} RUNNING\n", "")
     slurm.cancel(second)
     slurm.wait(second)
+    assert call(slurm.squeue, *words) == (0, "", "")
+    assert call(slurm.squeue, "-t", "all", *words) == (0, f"{second} CANCELLED\n", "")
     assert call(slurm.squeue, "-h", "-o", "%A") == (0, f"{first}\n", "")
 
 
