@@ -22,6 +22,7 @@ from slurm_mig.profiles import Placement
 from slurm_mig.simulator import build
 from slurm_mig.simulator.describe import SimulatedGpu, description
 from slurm_mig.simulator.models import Model, find_model
+from slurm_mig.simulator.models import gi_ids as ids_by_placement
 
 #: nvmlReturn_t by the names that pynvml uses, without NVML_ERROR_.
 ERRORS = {
@@ -440,6 +441,8 @@ def _parse(text: str, gi_ids: str | None, mig_enabled: bool) -> list[SimulatedGp
     if chosen is None and model.mig:
         fits = model.compute_slices == 4 if gi_ids == "quad4" else model.compute_slices != 4
         chosen = gi_ids if gi_ids and fits else model.schemes[0]
+    if chosen is not None:
+        ids_by_placement(model, chosen)
     return [SimulatedGpu(model, chosen, mig_enabled)] * int(count or 1)
 
 

@@ -72,9 +72,12 @@ static void write_file(const char *path, unsigned mode, const char *text)
     char temporary[PATH_MAX + 16];
     int fd;
 
-    make_directories(path);
     snprintf(temporary, sizeof temporary, "%s.%d", path, (int)getpid());
     fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0 && errno == ENOENT) {
+        make_directories(path);
+        fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    }
     if (fd < 0)
         return;
     if (write(fd, text, strlen(text)) == (ssize_t)strlen(text) && fchmod(fd, mode) == 0)
@@ -121,7 +124,8 @@ static void make_node(const char *path, unsigned major_, unsigned minor_, unsign
         return;
     if (exists && status.st_uid == 0 && status.st_gid == 0 && (status.st_mode & 07777) == mode)
         return;
-    make_directories(path);
+    if (!exists)
+        make_directories(path);
     if (!exists && mknod(path, S_IFCHR | (mode_t)mode, makedev(major_, minor_)) != 0)
         return;
     if (chown(path, 0, 0) != 0 || chmod(path, (mode_t)mode) != 0)
