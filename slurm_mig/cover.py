@@ -137,12 +137,13 @@ def deal(
     gpus: Sequence[tuple[Tables, int]],
     wanted: Mapping[str, int],
     may_drop: Mapping[str, int],
-    most: int,
+    least: int = 0,
+    most: int = 0,
 ) -> Dealt | None:
     """Share out `wanted` among GPUs in these states, leaving out as few as possible.
 
-    At most `most` in sum may be left out, and of each profile what `may_drop` says. None if that
-    cannot be done.
+    From `least` (if the caller knows that fewer cannot be) to `most` in sum may be left out, and of
+    each profile what `may_drop` says. None if that cannot be done.
     """
     counts = _Counts(sorted(name for name, n in wanted.items() if n))
     need = counts.pack({name: wanted[name] for name in counts.names})
@@ -201,7 +202,7 @@ def deal(
         failed[k, need] = budget
         return None
 
-    for budget in range(min(most, counts.total(drop)) + 1):
+    for budget in range(least, most + 1):
         rests = serve(0, need, budget)
         if rests is not None:
             held: list[dict[str, int]] = [{} for _ in gpus]

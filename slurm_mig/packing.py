@@ -121,21 +121,21 @@ class _Node:
     def keeps(self, counts: Mapping[str, int]) -> bool:
         """Whether all of `counts` can be made at once, exactly."""
         answer = self.verdict(self.states, [(name, counts[name]) for name in self.order(counts)])
-        return self.deal(counts, {}, 0) is not None if answer is None else answer
+        return self.deal(counts, {}) is not None if answer is None else answer
 
     def deal(
-        self, wanted: Mapping[str, int], may_drop: Mapping[str, int], most: int
+        self, wanted: Mapping[str, int], may_drop: Mapping[str, int], least: int = 0, most: int = 0
     ) -> "Dealt | None":
         """Exact: see `cover.deal`."""
         from slurm_mig.cover import deal  # rarely needed, and a hook starts anew each time
 
-        return deal(list(zip(self.tables, self.states, strict=True)), wanted, may_drop, most)
+        return deal(list(zip(self.tables, self.states, strict=True)), wanted, may_drop, least, most)
 
     def unkept(self, promises: Mapping[str, int]) -> dict[str, int]:
         """The promises that cannot be kept, as few as possible."""
         if self.greedy(list(self.states), [(n, promises[n]) for n in self.order(promises)]):
             return {}
-        dealt = self.deal(promises, promises, sum(promises.values()))
+        dealt = self.deal(promises, promises, 1, sum(promises.values()))
         return dealt.left if dealt else {}
 
     def candidates(self, states: Sequence[int], name: str) -> list[tuple[int, int, int, int]]:
@@ -216,12 +216,17 @@ def unkept(spaces: Sequence[GpuSpace], promises: Mapping[str, int]) -> dict[str,
 
 
 def choose(
-    spaces: Sequence[GpuSpace], wants: Sequence[str], promises: Mapping[str, int]
+    spaces: Sequence[GpuSpace],
+    wants: Sequence[str],
+    promises: Mapping[str, int],
+    owed: Mapping[str, int] | None = None,
 ) -> list[Slot]:
     """Slots for a job's instances, in the order of `wants`: all of them, or none.
 
-    `promises` are those that remain once this job is served. No more of them become unkeepable
-    than are so already. Among the places that allow that, the one that leaves most open is taken
+    `promises` are those that remain once this job is served, `owed` those among the wants that were
+    promised too. No more of the promises become unkeepable than could not be kept anyway: none on a
+    sound node; where a stranger's instance or a quarantine took their space, as many as that cost.
+    Among the places that allow that, the one that leaves most open is taken
     (options count by the square of their size: fragments go first, whole GPUs stay whole), then
     the first GPU, then the lowest start. A place that only the exact search could prove safe is
     passed over where another is proved at once.
@@ -237,11 +242,9 @@ def choose(
     slots = _by_greed(node, wants, both, order) if answer else None
     if slots is not None:
         return slots
-    dealt = None if answer is False else node.deal(both, {}, 0)
-    if dealt is None and (already := sum(node.unkept(promises).values())):
-        # Space is short for the promises alone (a quarantine, a stranger's instance): then keep
-        # as many as could be kept without this job.
-        dealt = node.deal(both, promises, already)
+    dealt = None if answer is False else node.deal(both, {})
+    if dealt is None and (short := sum(node.unkept(_sum(promises, owed or {})).values())):
+        dealt = node.deal(both, promises, short, short)
     if dealt is None:
         raise NoRoom(_why(node, wants, promises))
     return _as_dealt(node, wants, dealt.held)

@@ -126,12 +126,12 @@ def test_the_exact_search_alone_is_exact(node):
         for s in spaces_of(migs, occupancies)
     ]
     expected = sum(promises.values()) - kept_at_most(migs, occupancies, promises)
-    held, left = deal(gpus, promises, promises, sum(promises.values()))
+    held, left = deal(gpus, promises, promises, 0, sum(promises.values()))
     assert sum(left.values()) == expected
     assert reduce(plus, held, left) == {name: n for name, n in promises.items() if n}
     for mig, occupancy, counts in zip(migs, occupancies, held, strict=True):
         assert mig.vector(counts) in mig.packable[occupancy]
-    assert (deal(gpus, promises, {}, 0) is None) == (expected > 0)
+    assert (deal(gpus, promises, {}) is None) == (expected > 0)
 
 
 def placed(migs, occupancies, slots):
@@ -163,23 +163,29 @@ def ways(migs, occupancies, wants):
 @few
 @given(nodes() | nodes(mixed=True), st.data())
 def test_choose_serves_if_and_only_if_no_promise_more_is_lost(node, data):
-    """One or two instances are placed exactly when brute force finds a way that costs nobody."""
+    """One or two instances are placed exactly when brute force finds a way that costs nobody.
+
+    That is: of the remaining promises no more are lost than of them and the job's own now.
+    """
     migs, occupancies, promises = node
     names = sorted({name for mig in migs for name in mig.digit})
     wants = data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=2))
     keep = data.draw(st.sampled_from([promises, {n: c - 1 for n, c in promises.items()}, {}]))
     keep = {name: n for name, n in keep.items() if n > 0}
-    before = kept_at_most(migs, occupancies, keep)
-    can = any(kept_at_most(migs, after, keep) >= before for after in ways(migs, occupancies, wants))
+    owed = {name: wants.count(name) for name in data.draw(st.sampled_from([wants, []]))}
+    due = plus(keep, owed)
+    lost = sum(due.values()) - kept_at_most(migs, occupancies, due)
+    least = sum(keep.values()) - lost
+    can = any(kept_at_most(migs, after, keep) >= least for after in ways(migs, occupancies, wants))
     if not can:
         with pytest.raises(NoRoom):
-            choose(spaces_of(migs, occupancies), wants, keep)
+            choose(spaces_of(migs, occupancies), wants, keep, owed)
         return
-    slots = choose(spaces_of(migs, occupancies), wants, keep)
+    slots = choose(spaces_of(migs, occupancies), wants, keep, owed)
     assert [slot.profile.name for slot in slots] == wants
     after = placed(migs, occupancies, slots)
     assert after is not None
-    assert kept_at_most(migs, after, keep) >= before
+    assert kept_at_most(migs, after, keep) >= least
 
 
 class Arrivals(RuleBasedStateMachine):
@@ -247,6 +253,31 @@ TestArrivals = Arrivals.TestCase
 TestArrivals.settings = settings(
     max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+@pytest.mark.parametrize("key", KEYS)
+def test_a_stranger_s_instance_costs_what_it_takes_and_no_more(key, name):
+    """On a node that lost space, jobs start as long as there is space, and only then fail."""
+    mig = plain(key)
+    small = min(mig.geometry.profiles, key=lambda p: p.size)
+    stranger = (Taken(small.id, small.placements[0]),)
+    spaces = [GpuSpace("GPU-0", mig.geometry, stranger), GpuSpace("GPU-1", mig.geometry)]
+    due = {n: 2 * count for n, count in layout(mig.geometry, name).items()}
+    lost = sum(unkept(spaces, due).values())
+    assert lost > 0
+    refused = 0
+    for want in [n for n, count in due.items() for _ in range(count)]:
+        due[want] -= 1
+        try:
+            (slot,) = choose(spaces, [want], due, {want: 1})
+        except NoRoom:
+            refused += 1
+            continue
+        k = int(slot.gpu.removeprefix("GPU-"))
+        one = Taken(slot.profile.id, slot.placement)
+        spaces[k] = spaces[k]._replace(taken=(*spaces[k].taken, one))
+    assert refused == lost
 
 
 def test_a_geometry_nobody_has_seen_is_packed_by_what_it_reports():
