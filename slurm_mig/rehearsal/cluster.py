@@ -192,11 +192,7 @@ class Cluster:
                 shutil.rmtree(self.folder, ignore_errors=True)
 
     def _end(self) -> None:
-        for client in self._clients:
-            if client.poll() is None:
-                client.kill()
-            client.communicate()
-        self._clients.clear()
+        self.end_clients()
         one, self._keeper = self._keeper, None
         if one is not None:
             with suppress(BrokenPipeError):
@@ -215,6 +211,14 @@ class Cluster:
                 os.kill(pid, signal.SIGKILL)
         if left:
             self.wait_until(lambda: not self.processes(), "the last processes to end", timeout=10)
+
+    def end_clients(self) -> None:
+        """Kill every client that `popen` has started and that still runs."""
+        for client in self._clients:
+            if client.poll() is None:
+                client.kill()
+            client.communicate()
+        self._clients.clear()
 
     def processes(self) -> frozenset[int]:
         """Return the ids of all living processes that this cluster has started."""
