@@ -294,3 +294,58 @@ def test_device_by_uuid(make, load):
         ("0", nvml.NVML_ERROR_INVALID_ARGUMENT),
     ):
         assert error_of(nvml, nvml.nvmlDeviceGetHandleByUUID, text) == error
+
+
+class ProfileV3(ctypes.Structure):
+    """nvmlGpuInstanceProfileInfo_v3_t, which nvidia-ml-py has no wrapper for."""
+
+    _fields_ = (
+        *((name, ctypes.c_uint) for name in ("version", "id", "slices", "count", "sm")),
+        *((name, ctypes.c_uint) for name in ("ce", "dec", "enc", "jpeg", "ofa")),
+        ("memory_mb", ctypes.c_ulonglong),
+        ("name", ctypes.c_char * 96),
+        ("capabilities", ctypes.c_uint),
+    )
+
+
+def test_profile_information_version_3(make, load):
+    """Version 3 of the profile information carries capabilities: 2 is graphics."""
+    nvml = load(make("RTX-PRO-6000-BLACKWELL-96GB"))
+    gpu = nvml.nvmlDeviceGetHandleByIndex(0)
+    found = {}
+    for index in (0, 10):
+        info = ProfileV3(version=ctypes.sizeof(ProfileV3) | 3 << 24)
+        assert (
+            nvml.nvmlLib.nvmlDeviceGetGpuInstanceProfileInfoV(gpu, index, ctypes.byref(info)) == 0
+        )
+        found[info.name] = (info.id, info.sm, info.memory_mb, info.capabilities)
+    assert found == {b"MIG 1g.24gb": (14, 46, 24192, 0), b"MIG 1g.24gb+gfx": (47, 46, 24192, 2)}
+
+
+def test_unknown_structure_version(make, load):
+    """A structure of a version that the driver does not know is refused untouched."""
+    nvml = load(make())
+    gpu = nvml.nvmlDeviceGetHandleByIndex(0)
+    info = ProfileV3(version=ctypes.sizeof(ProfileV3) | 9 << 24)
+    answer = nvml.nvmlLib.nvmlDeviceGetGpuInstanceProfileInfoV(gpu, 0, ctypes.byref(info))
+    assert answer == nvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH
+    assert (info.id, info.name) == (0, b"")
+
+
+def test_names_of_a_gpu(make, load):
+    """A GPU is found by index, PCI bus id in every form, and serial number."""
+    nvml = load(make("A100-SXM4-40GB:2"))
+    gpu = nvml.nvmlDeviceGetHandleByIndex(1)
+    bus = nvml.nvmlDeviceGetPciInfo(gpu).busId
+    assert bus == "00000000:0F:00.0"
+    uuid = nvml.nvmlDeviceGetUUID(gpu)
+    for text in (bus, bus[4:], bus[9:]):
+        assert nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByPciBusId(text)) == uuid
+    serial = nvml.nvmlDeviceGetSerial(gpu)
+    assert nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleBySerial(serial)) == uuid
+    absent = error_of(nvml, nvml.nvmlDeviceGetHandleByPciBusId, "0000:99:00.0")
+    assert absent == nvml.NVML_ERROR_NOT_FOUND
+    beyond = error_of(nvml, nvml.nvmlDeviceGetHandleByIndex, 2)
+    assert beyond == nvml.NVML_ERROR_INVALID_ARGUMENT
+    assert nvml.nvmlDeviceGetMinorNumber(gpu) == 1
+    assert tuple(nvml.nvmlDeviceGetCudaComputeCapability(gpu)) == (8, 0)
