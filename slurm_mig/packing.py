@@ -133,9 +133,11 @@ class _Node:
 
     def unkept(self, promises: Mapping[str, int]) -> dict[str, int]:
         """The promises that cannot be kept, as few as possible."""
-        if self.greedy(list(self.states), [(n, promises[n]) for n in self.order(promises)]):
+        answer = self.verdict(self.states, [(n, promises[n]) for n in self.order(promises)])
+        if answer:
             return {}
-        dealt = self.deal(promises, promises, 1, sum(promises.values()))
+        least = 1 if answer is False else 0
+        dealt = self.deal(promises, promises, least, sum(promises.values()))
         return dealt.left if dealt else {}
 
     def candidates(self, states: Sequence[int], name: str) -> list[tuple[int, int, int, int]]:

@@ -58,7 +58,9 @@ def test_two_gpus_keep_whatever_two_gpus_can(key):
     for a, b in combinations_with_replacement(futures(mig).items(), 2):
         spaces = [space(mig, a[1], "GPU-a"), space(mig, b[1], "GPU-b")]
         for vector in {x + y for x in mig.largest(a[0]) for y in mig.largest(b[0])}:
-            assert keepable(spaces, mig.counts(vector)), (a[1], b[1], mig.counts(vector))
+            counts = mig.counts(vector)
+            assert keepable(spaces, counts), (a[1], b[1], counts)
+            assert unkept(spaces, counts) == {}, (a[1], b[1], counts)
 
 
 @pytest.mark.parametrize("key", KEYS)
