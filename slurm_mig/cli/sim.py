@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from slurm_mig.simulator.handle import ERRORS, Simulation, trust
+from slurm_mig.simulator.handle import Simulation
 from slurm_mig.simulator.models import all_models
+from slurm_mig.simulator.records import ERRORS
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -227,6 +228,6 @@ def _models(arguments: argparse.Namespace) -> int:
     for model in all_models():
         profiles = " ".join(profile.name for profile in model.profiles) or "no MIG"
         print(f"{model.key}: {profiles}")
-        for line in trust(model):
+        for line in model.trust():
             print(f"  {line}")
     return 0

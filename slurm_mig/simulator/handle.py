@@ -15,88 +15,26 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 from slurm_mig.errors import RequestError, SlurmMigError
 from slurm_mig.profiles import Placement
 from slurm_mig.simulator import build
 from slurm_mig.simulator.describe import SimulatedGpu, description
-from slurm_mig.simulator.models import Model, find_model
+from slurm_mig.simulator.models import find_model
 from slurm_mig.simulator.models import gi_ids as ids_by_placement
+from slurm_mig.simulator.records import (
+    ERRORS,
+    Client,
+    ComputeInstance,
+    Counts,
+    GpuInstance,
+    GpuStatus,
+)
 
-#: nvmlReturn_t by the names that pynvml uses, without NVML_ERROR_.
-ERRORS = {
-    "UNINITIALIZED": 1,
-    "INVALID_ARGUMENT": 2,
-    "NOT_SUPPORTED": 3,
-    "NO_PERMISSION": 4,
-    "NOT_FOUND": 6,
-    "INSUFFICIENT_SIZE": 7,
-    "DRIVER_NOT_LOADED": 9,
-    "TIMEOUT": 10,
-    "GPU_IS_LOST": 15,
-    "RESET_REQUIRED": 16,
-    "OPERATING_SYSTEM": 17,
-    "LIB_RM_VERSION_MISMATCH": 18,
-    "IN_USE": 19,
-    "MEMORY": 20,
-    "INSUFFICIENT_RESOURCES": 23,
-    "UNKNOWN": 999,
-    # Not an NVML error: the process that calls dies by SIGKILL.
-    "KILL": 0xFFFF,
-}
 _NAMES = {number: name for name, number in ERRORS.items()}
 _WHOLE_GPU = 255
 _MAX_GPUS = 16
-
-
-class ComputeInstance(NamedTuple):
-    """A compute instance that exists; placement in compute slices."""
-
-    id: int
-    profile_id: int
-    placement: Placement
-    uuid: str
-
-
-class GpuInstance(NamedTuple):
-    """A GPU instance that exists; placement in memory slices."""
-
-    gpu: int
-    id: int
-    profile_id: int
-    profile: str
-    placement: Placement
-    compute: tuple[ComputeInstance, ...]
-
-
-class Client(NamedTuple):
-    """A process that holds a GPU or an instance (then with `gi` and `ci`)."""
-
-    gpu: int
-    gi: int | None
-    ci: int | None
-    pid: int
-    used_bytes: int
-
-
-class GpuStatus(NamedTuple):
-    """One GPU as it is now."""
-
-    gpu: int
-    uuid: str
-    key: str
-    mig_current: bool
-    mig_pending: bool
-
-
-class Counts(NamedTuple):
-    """Instances made, destroyed by a call, lost to a reboot or reset, and left."""
-
-    made: int
-    destroyed: int
-    lost: int
-    left: int
 
 
 class Simulation:
@@ -374,7 +312,7 @@ class Simulation:
                 mode += ", {} pending".format("on" if gpu.mig_pending else "off")
             ids = f", GI ids {scheme}" if scheme else ""
             lines.append(f"GPU {gpu.gpu}: {gpu.key} ({gpu.uuid}), MIG {mode}{ids}")
-            lines += [f"  {line}" for line in trust(model)]
+            lines += [f"  {line}" for line in model.trust()]
             for gi in instances:
                 if gi.gpu != gpu.gpu:
                     continue
@@ -419,16 +357,6 @@ class Simulation:
         if code:
             name = _NAMES.get(code, str(code))
             raise SlurmMigError(f"simulation {self.directory}: cannot {what}: {name}")
-
-
-def trust(model: Model) -> list[str]:
-    """What a person should know about a model's numbers: none, one or two lines."""
-    lines = []
-    if model.inferred:
-        lines.append(f"inferred from the GPU family: {', '.join(model.inferred)}")
-    if model.assumed:
-        lines.append(f"unknown, assumed: {', '.join(model.assumed)}")
-    return lines
 
 
 def _parse(text: str, gi_ids: str | None, mig_enabled: bool) -> list[SimulatedGpu]:

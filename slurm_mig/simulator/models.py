@@ -51,6 +51,15 @@ class Model:
         """Whether it has MIG at all."""
         return bool(self.profiles)
 
+    def trust(self) -> list[str]:
+        """What a person should know about its numbers: none, one or two lines."""
+        lines = []
+        if self.inferred:
+            lines.append(f"inferred from the GPU family: {', '.join(self.inferred)}")
+        if self.assumed:
+            lines.append(f"unknown, assumed: {', '.join(self.assumed)}")
+        return lines
+
 
 #: For what happens on a node whose driver knows no MIG.
 _T4 = Model(

@@ -170,6 +170,7 @@ def test_files_are_repaired(make, load):
     (mig / "gi2/ci0").rmdir()
     (mig / "gi9/ci1").mkdir(parents=True)
     (mig / "gi9/access").write_text("DeviceFileMinor: 84\n")
+    (mig / "gi9/ci1/access.4711").write_text("half-written by a process that was killed")
     put(nvml, gpu, 19, 0, 1)
     found = sorted(str(path.relative_to(mig)) for path in mig.rglob("access"))
     assert found == ["gi2/access", "gi2/ci0/access", "gi7/access"]

@@ -95,18 +95,19 @@ static void write_access(const char *path, unsigned minor, unsigned mode)
     write_file(path, 0644, text);
 }
 
-/* Does the access file let the driver's tools set owner and mode of an existing node? */
+/* Does the access file let the driver's tools set owner and mode of an existing node? One that is
+ * just being written says nothing yet, and is not taken for a yes. */
 static bool may_modify(const char *path)
 {
     char text[256], *found;
     FILE *file = fopen(path, "re");
 
     if (file == NULL)
-        return true;
+        return false;
     text[fread(text, 1, sizeof text - 1, file)] = '\0';
     fclose(file);
     found = strstr(text, "DeviceFileModify:");
-    return found == NULL || strtoul(found + strlen("DeviceFileModify:"), NULL, 10) != 0;
+    return found != NULL && strtoul(found + strlen("DeviceFileModify:"), NULL, 10) != 0;
 }
 
 /* As nvidia-modprobe does. Without the right to make nodes (not root) there are none. */
@@ -152,6 +153,23 @@ static void sync_access(const char *access_path, bool exists, unsigned cap)
     make_node(node, MAJOR_CAPS, cap, MODE_SHARED, may_modify(access_path));
 }
 
+/* With what a killed call may have left in it. */
+static void remove_directory(const char *path)
+{
+    char file[PATH_MAX + 256];
+    struct dirent *entry;
+    DIR *directory;
+
+    if (rmdir(path) == 0 || errno != ENOTEMPTY || (directory = opendir(path)) == NULL)
+        return;
+    while ((entry = readdir(directory)) != NULL) {
+        snprintf(file, sizeof file, "%s/%s", path, entry->d_name);
+        unlink(file);
+    }
+    closedir(directory);
+    rmdir(path);
+}
+
 static bool is_directory(const char *path)
 {
     struct stat status;
@@ -170,7 +188,7 @@ static void sync_ci(unsigned gpu, unsigned gi, unsigned ci, bool exists)
             sim.config.gpu[gpu].minor, gi, ci);
     sync_access(file, exists, cap_of_ci(gpu, gi, ci));
     if (!exists)
-        rmdir(directory);
+        remove_directory(directory);
 }
 
 void devtree_sync(unsigned gpu)
@@ -194,7 +212,7 @@ void devtree_sync(unsigned gpu)
                 sim.config.gpu[gpu].minor, g);
         sync_access(file, gi->serial != 0, cap_of_gi(gpu, g));
         if (gi->serial == 0)
-            rmdir(directory);
+            remove_directory(directory);
     }
 }
 
