@@ -21,8 +21,6 @@ HOLDS_NOTHING = frozenset(
     | {"OUT_OF_MEMORY", "PENDING", "PREEMPTED", "REVOKED", "SPECIAL_EXIT", "TIMEOUT"}
     | {"REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED"}
 )
-# In this state Slurm has already taken back what the job held, and shows no detail of it.
-_LEAVING = frozenset({"COMPLETING"})
 
 
 class SlurmUnavailable(NodeFault):
@@ -152,13 +150,15 @@ def _allocated(job: Mapping[str, Any]) -> list[str]:
 
 
 def _detail_of(job: Mapping[str, Any], nodes: Sequence[str], node: str) -> str:
-    detail = job.get("gres_detail")
-    if node not in nodes:
-        return ""
-    if not detail:
-        wishes = (_text(job.get(key)) for key in job if key.startswith("tres_per_"))
-        if any("gres" in wish for wish in wishes):
-            _demand_leaving(job.get("job_id"), node, _joined(job.get("job_state")))
+    if "gres_detail" not in job:
+        # To read that as "no MIG" would run a job without its instance.
+        raise SlurmUnavailable(
+            f"job {job.get('job_id')}: Slurm's JSON has no gres_detail; report this release"
+        )
+    detail = job["gres_detail"]
+    # Empty for a job without GRES, also one that asked for mig:3g.20gb:0, and once Slurm has taken
+    # back what a job held.
+    if node not in nodes or not detail:
         return ""
     if not isinstance(detail, list) or len(detail) != len(nodes):
         raise SlurmUnavailable(
@@ -166,18 +166,6 @@ def _detail_of(job: Mapping[str, Any], nodes: Sequence[str], node: str) -> str:
             f" {len(nodes)} nodes: {one_line(detail, 200)}; report this with the Slurm release"
         )
     return _text(detail[nodes.index(node)])
-
-
-def _demand_leaving(job_id: object, node: str, state: str) -> None:
-    """Raise SlurmUnavailable unless a job in this state may have no detail of its GRES.
-
-    Without -d there is none, and to read that as "no MIG" would run a job without its instance.
-    """
-    if not set(state.split("+")) & (HOLDS_NOTHING | _LEAVING):
-        raise SlurmUnavailable(
-            f"job {job_id} on {node}: Slurm shows no detail of the GRES that it asked for; check"
-            " what this release says: scontrol show job -d"
-        )
 
 
 def job_record(job: Mapping[str, Any], node: str) -> JobRecord:
@@ -234,7 +222,9 @@ def job_from_json(text: str | bytes, job_id: int, node: str) -> JobRecord:
 # text with line breaks (job name, comment, paths) that imitates one of them makes a second.
 _ANCHORS = ("UserId", "JobState", "Requeue", "StartTime", "NodeList", "TRES", "Socks/Node")
 _AFTER_DETAIL = "MinCPUsNode"
-_HEAD = re.compile(r"JobId=(\d+) (?:ArrayJobId=(\d+) ArrayTaskId=(\S+) |HetJobId=(\d+) \S+ \S+ )?")
+_HEAD = re.compile(
+    r"JobId=(\d+) (?:ArrayJobId=(\d+) ArrayTaskId=(\S+) |HetJobId=(\d+) HetJobOffset=\S+ )?"
+)
 
 
 def job_from_text(text: str | bytes, job_id: int, node: str) -> JobRecord:
@@ -293,8 +283,12 @@ def _record_of_text(
             gres, known = _plain(found[2]), True
     names = expand_hostlist(nodes)
     tail = block[len(block) - 1 - block[::-1].index(f"   {value[_AFTER_DETAIL]}") :]
-    if node in names and not known and any(line.startswith("   Tres") for line in tail):
-        _demand_leaving(job_id, node, state)
+    if node in names and not known and state == "RUNNING":
+        # To read that as "no MIG" would run a job without its instance.
+        raise SlurmUnavailable(
+            f"job {job_id} on {node}: scontrol's text has no detail of its resources; was it asked"
+            " for with -d?"
+        )
     task = head[3] if head else None
     if head is None or user is None:
         raise ValueError("no user or no head")

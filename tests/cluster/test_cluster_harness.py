@@ -66,7 +66,7 @@ def folder(slurm_install: SlurmInstall, tmp_path_factory: pytest.TempPathFactory
 
 
 def test_runs_interactive_and_batch_jobs_with_gres(cluster: Cluster) -> None:
-    """Both srun and sbatch work at once, with typed counts of mig, on the node that was asked for."""
+    """Both srun and sbatch work, with typed counts of mig, on the node that was asked for."""
     said = cluster.srun("-w", "node02", "--gres=mig:3g.20gb:1", "printenv", "SLURMD_NODENAME")
     job = cluster.sbatch("printenv SLURM_JOB_ID", "-N2", "--gres=mig:1g.5gb:2")
     record = cluster.wait_job(job)
