@@ -56,13 +56,28 @@ class Devices:
             raise NodeFault(f"{access}: names no DeviceFileMinor")
         return int(found[1])
 
+    @staticmethod
+    def _forbid_changes(access: Path) -> None:
+        """Tell the driver's tools to leave the node as it is.
+
+        The driver takes what is written up to the close as one text, which must begin with the key
+        it lets us set (nv-caps.c, nv_cap_procfs_release); the other lines only keep the file whole
+        for readers where a plain file stands in its place.
+        """
+        lines = [
+            line
+            for line in access.read_text().splitlines()
+            if not line.startswith("DeviceFileModify:")
+        ]
+        access.write_text("\n".join(["DeviceFileModify: 0", *lines, ""]))
+
     def grant(self, minor: int, gi: int, cis: tuple[int, ...], uid: int) -> None:
         """Give the nodes of a GI and its CIs on GPU `minor` to `uid` alone."""
         major = self._major()
         for access in self._accesses(minor, gi, cis):
             try:
                 # Before the node is touched: the driver's tools set it back otherwise.
-                access.write_text("DeviceFileModify: 0\n")
+                self._forbid_changes(access)
                 node = self._node(major, self._device_minor(access))
                 # The folder is root's alone, so the node just looked at is the node changed here.
                 node.chmod(OWNED)
@@ -88,9 +103,12 @@ class Devices:
         return node
 
     def revoke(self, minor: int, gi: int, cis: tuple[int, ...]) -> None:
-        """Take the nodes back, so that nobody opens them any more; what is gone is taken back."""
+        """Take the nodes back, so that nobody opens them any more; what is gone is taken back.
+
+        Never raises: the instance is about to go, and must not stay because its node did.
+        """
         for access in self._accesses(minor, gi, cis):
-            with suppress(FileNotFoundError):
+            with suppress(OSError, NodeFault):
                 node = self._nodes / f"nvidia-cap{self._device_minor(access)}"
                 if not stat.S_ISCHR(node.lstat().st_mode):
                     continue

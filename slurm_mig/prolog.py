@@ -8,6 +8,7 @@ Slurm to do; 1 the node is at fault, with the reason last on stderr, which makes
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,13 @@ from slurm_mig.ledger import Ledger
 from slurm_mig.log import Log
 from slurm_mig.request import Wanted, describe, parse_gres, parse_token
 from slurm_mig.settings import Settings
-from slurm_mig.slurm import JobRecord, JobUnknown, SlurmClient
+from slurm_mig.slurm import (
+    JobRecord,
+    JobUnknown,
+    SlurmClient,
+    SlurmRefused,
+    SlurmUnavailable,
+)
 
 
 class _Start:
@@ -46,13 +53,15 @@ class _Start:
 
     def record(self) -> JobRecord:
         """Slurm's record of the job, asked for once, and not at all if sh was told already."""
-        if self._record is None:
-            with self.log.phase("ask"):
-                if self._answer:
-                    self._record = slurm.job_from_json(self._answer, self.job, self.node)
-                else:
-                    self._record = self.client.job(self.job, self.node)
-        return self._record
+        if self._record is not None:
+            return self._record
+        with self.log.phase("ask"):
+            if self._answer:
+                record = slurm.job_from_answer(self._answer, self.job, self.node)
+            else:
+                record = self.client.job(self.job, self.node)
+        self._record = record
+        return record
 
     def request(self) -> tuple[int, tuple[Wanted, ...]]:
         """The job's user and what it wants here. Raises RequestError, NodeFault, JobUnknown."""
@@ -72,26 +81,40 @@ class _Start:
         `again`: it may start later, so a batch job goes back to the queue; else it is held.
         """
         self.log.note(reason=reason)
+        # First of all: from here on the task prolog refuses, whatever becomes of the rest.
         handover = Handover(Path(self.settings.state_run_directory))
         handover.open(self.job)
         handover.refuse(self.job, reason)
-        sentence = f"slurm-mig: {reason}"
+        try:
+            return self._settle(f"slurm-mig: {reason}", again=again), hook.OK
+        except (SlurmRefused, JobUnknown) as error:
+            # Cancelled meanwhile, or the like: there is nothing left to requeue or hold.
+            self.log.note(slurm=str(error))
+        except SlurmUnavailable as error:
+            if again:
+                raise  # the job must not be lost for want of room, and only a failure requeues it
+            self.log.note(slurm=str(error))
+        return "refused", hook.OK
+
+    def _settle(self, sentence: str, *, again: bool) -> str:
+        """Requeue, hold or cancel the job; returns which."""
         record = self.record()
         with Ledger(Path(self.settings.state_directory)) as ledger:
             misses = ledger.missed(self.job) if again else 0
             requeue = record.batch and record.requeue
             if requeue and again and misses < self.settings.prolog_misses:
                 self.client.requeue(self.job)
-                return f"requeued (miss {misses})", hook.OK
+                return f"requeued (miss {misses})"
             ledger.served(self.job)
         if requeue:
             times = f" ({misses} times in a row)" if again else ""
             self.client.hold(self.job, sentence + times)
-            return "held", hook.OK
+            return "held"
         if not record.batch:
-            self.client.notify(self.job, sentence)
+            with suppress(SlurmRefused):
+                self.client.notify(self.job, sentence)
         self.client.cancel(self.job, sentence)
-        return "cancelled", hook.OK
+        return "cancelled"
 
 
 def work(

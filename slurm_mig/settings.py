@@ -109,7 +109,7 @@ OPTIONS = (
         _path,
         "an absolute path",
         "/usr/bin/scontrol",
-        "The scontrol of the node's Slurm release; scancel is looked for beside it.",
+        "The scontrol of the node's Slurm release; squeue and scancel are looked for beside it.",
     ),
     Option(
         "slurm",

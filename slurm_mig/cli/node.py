@@ -1,7 +1,6 @@
 """Commands about the node they run on: status, profiles, reconcile, hooks; the hooks by hand."""
 
 import argparse
-import json
 import os
 import sys
 from functools import partial
@@ -10,15 +9,14 @@ from typing import Any
 
 from rich.text import Text
 
-from slurm_mig import configfile, epilog, hook, hooks, prolog, share, slurm
+from slurm_mig import configfile, epilog, hook, hooks, prolog, slurm, table
 from slurm_mig.cli import picture, terminal
-from slurm_mig.errors import NodeFault, RequestError, SlurmMigError
+from slurm_mig.errors import NodeFault, SlurmMigError
 from slurm_mig.layouts import layout
 from slurm_mig.log import Log
 from slurm_mig.nvml import Driver
 from slurm_mig.partitioner import GpuView, offered
-from slurm_mig.profiles import Geometry, TableEntry, find_entry, from_table
-from slurm_mig.settings import nearest
+from slurm_mig.profiles import Geometry
 
 Subparsers = Any  # argparse's type for it is private
 
@@ -118,11 +116,6 @@ def status(arguments: argparse.Namespace) -> int:
     return DEGRADED if odd else 0
 
 
-def _entries() -> list[TableEntry]:
-    document = json.loads(share.data("mig_profiles.json").read_text())
-    return [from_table(entry) for entry in document["gpus"]]
-
-
 def _print_profiles(geometry: Geometry, title: str, arguments: argparse.Namespace) -> None:
     out = terminal.console()
     out.print(Text(title, "bold"))
@@ -175,11 +168,7 @@ def profiles(arguments: argparse.Namespace) -> int:
     """Print what can be asked for: on this node, or on a model from the table."""
     documents = []
     if arguments.gpu:
-        entries = _entries()
-        entry = find_entry(entries, arguments.gpu)
-        if entry is None:
-            known = nearest(arguments.gpu, [e.key for e in entries])
-            raise RequestError(f"no GPU model {arguments.gpu!r} in the table{known}")
+        entry = table.find(arguments.gpu)
         doubt = ""
         if entry.inferred or entry.unknown:
             doubt = f"  (inferred: {', '.join((*entry.inferred, *entry.unknown))})"
