@@ -135,7 +135,23 @@ def answer(standin: "Standin", argv: Sequence[str], uid: int = 0) -> Answer:
         standin.commands.append(tuple(argv))
         program, words = argv[0], list(argv[1:])
         if not standin.reachable:
-            hint = 'Try "scontrol --help" for more information'
+            what = "Unable to contact slurm controller (connect failure)"
+            return 1, "", f"slurm_load_jobs error: {what}\n" if "show" in words else f"{what}\n"
+        if "--version" in words or "-V" in words:
+            return 0, f"slurm {standin.release}\n", ""
+        if program == "scancel":
+            return _scancel(standin, words)
+        if program == "squeue":
+            return _squeue(standin, words)
+        if program == "sinfo":
+            return _sinfo(standin, words)
+        return _scontrol(standin, words)
+
+
+def _scontrol(standin: "Standin", words: list[str]) -> Answer:
+    flags = {word for word in words if word.startswith("-")}
+    if "--json" in flags and standin.version < records.OBJECTS:
+        hint = 'Try "scontrol --help" for more information'
         return 1, "", f"scontrol: unrecognized option '--json'\n{hint}\n"
     verb, *rest = [word for word in words if not word.startswith("-")] or ["help"]
     verb = verb.lower()
