@@ -100,6 +100,8 @@ class Simulation:
                 (directory / part).chmod(0o755)
             # A copy: two hard links to one file would be one library to the dynamic loader.
             shutil.copyfile(library, directory / "lib" / build.SONAME)
+            # What programs look for that were linked by its unversioned name, as Slurm's plugin.
+            (directory / "lib/libnvidia-ml.so").symlink_to(build.SONAME)
             text = description(
                 wanted,
                 seed=seed or uuid.uuid4(),

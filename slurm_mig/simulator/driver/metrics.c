@@ -1,8 +1,12 @@
 /* What an idle, healthy GPU measures. Programs that watch GPUs ask for it; nothing depends on it.
  * Whole GPUs only: on a MIG device most of this is NOT_SUPPORTED, as on a real driver. */
+#define _GNU_SOURCE
 #include <string.h>
+#include <unistd.h>
 
 #include "sim.h"
+
+#define BITS_PER_WORD (8 * sizeof(unsigned long))
 
 struct numbers {
     unsigned idle_watts, limit_watts, graphics_mhz, memory_mhz;
@@ -188,7 +192,10 @@ EXPORT nvmlReturn_t nvmlDeviceGetCpuAffinity(nvmlDevice_t device, unsigned int w
     ENTER(nvmlDeviceGetCpuAffinity);
     if (cpus == NULL || words == 0 || !place_of_device(device, &place))
         return NVML_ERROR_INVALID_ARGUMENT;
-    memset(cpus, 0xff, words * sizeof *cpus);
+    memset(cpus, 0, words * sizeof *cpus);
+    for (long cpu = 0; cpu < sysconf(_SC_NPROCESSORS_CONF); cpu++)
+        if ((unsigned long)cpu / BITS_PER_WORD < words)
+            cpus[(unsigned long)cpu / BITS_PER_WORD] |= 1ul << (unsigned long)cpu % BITS_PER_WORD;
     return NVML_SUCCESS;
 }
 
