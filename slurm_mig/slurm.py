@@ -10,6 +10,8 @@ Which command says what (each checked on Slurm 22.05.8, 24.11.5 and 26.05.5):
   There its text is read (3 ms), and if a user's text in it could be taken for something else,
   `squeue --json`, which in 22.05 always loads and shows all jobs of the cluster.
 - One node: `scontrol show node NAME --json`; in 22.05 `sinfo --json`, which shows all nodes.
+- `scontrol requeue` and `requeuehold` bring back a job that its user has just cancelled; so the
+  job's state is looked at first.
 - `scontrol requeue` of an interactive job complains on stderr and still exits with 0: a complaint
   is a refusal here, whatever the exit status.
 """
@@ -91,6 +93,17 @@ def says_job_is_pending(text: str) -> bool:
     return _IS_PENDING.search(text) is not None
 
 
+def still_ours(client: "SlurmClient", what: str, job_id: int) -> bool:
+    """Whether the job starts or runs; False if it is back in the queue or on its way there.
+
+    SlurmRefused if it is over: to requeue it would start what its user has cancelled.
+    """
+    job = client.job(int(job_id), "")
+    if job.over:
+        raise SlurmRefused(f"{what}: it is over ({job.state})")
+    return job.starts_or_runs
+
+
 class SlurmClient(Protocol):
     """What slurm-mig needs of Slurm.
 
@@ -105,7 +118,11 @@ class SlurmClient(Protocol):
         """Return the ids of all jobs that hold something on `node`, those that end included."""
 
     def requeue(self, job_id: int) -> None:
-        """Put a batch job back in the queue; done already is success."""
+        """Put a batch job back in the queue.
+
+        Success too if it is there already or leaves the node; SlurmRefused if it is over, is not a
+        batch job, or was submitted with --no-requeue.
+        """
 
     def hold(self, job_id: int, reason: str) -> None:
         """Requeue a batch job in held state; the reason is its AdminComment."""
@@ -193,22 +210,27 @@ class ScontrolClient:
 
     def requeue(self, job_id: int) -> None:
         """Put a batch job back in the queue; done already is success."""
-        words = ["scontrol", "requeue", str(int(job_id))]
-        # Pending: another node of the job was first.
-        self._change(f"requeue of job {int(job_id)}", words, fine=_IS_PENDING)
+        what = f"requeue of job {int(job_id)}"
+        if still_ours(self, what, job_id):
+            # Pending: another node of the job was first.
+            self._change(what, ["scontrol", "requeue", str(int(job_id))], fine=_IS_PENDING)
 
     def hold(self, job_id: int, reason: str) -> None:
         """Requeue a batch job in held state; the reason is its AdminComment."""
         job = str(int(job_id))
-        self._explain(job, reason)
         what = f"hold of job {job}"
-        try:
-            self._change(what, ["scontrol", "requeuehold", job])
-        except SlurmRefused as error:
-            if not says_job_is_pending(str(error)):
-                raise
-            # Another node of the job was first and requeued it; now it must not start again.
-            self._change(what, ["scontrol", "hold", job])
+        requeue = still_ours(self, what, job_id)
+        self._explain(job, reason)
+        if requeue:
+            try:
+                self._change(what, ["scontrol", "requeuehold", job])
+            except SlurmRefused as error:
+                if not says_job_is_pending(str(error)):
+                    raise
+            else:
+                return
+        # Another node of the job was first and requeued it; now it must not start again.
+        self._change(what, ["scontrol", "hold", job])
 
     def cancel(self, job_id: int, reason: str) -> None:
         """Cancel a job; the reason is its AdminComment. Ended already is success."""

@@ -28,6 +28,7 @@ from slurm_mig.slurm import (
     says_job_is_pending,
     says_no_answer,
     says_unknown_job,
+    still_ours,
 )
 
 
@@ -61,23 +62,28 @@ class PyslurmClient:
 
     def requeue(self, job_id: int) -> None:
         """Put a batch job back in the queue; done already is success."""
-        try:
-            self._call(f"requeue of job {int(job_id)}", self._py.Job(int(job_id)).requeue)
-        except SlurmRefused as error:
-            if not says_job_is_pending(str(error)):
-                raise
+        what = f"requeue of job {int(job_id)}"
+        if still_ours(self, what, job_id):
+            self._requeue(what, self._py.Job(int(job_id)), hold=False)
 
     def hold(self, job_id: int, reason: str) -> None:
         """Requeue a batch job in held state; the reason is its AdminComment."""
-        job = self._explained(job_id, reason)
         what = f"hold of job {int(job_id)}"
+        requeue = still_ours(self, what, job_id)
+        job = self._explained(job_id, reason)
+        if not requeue or not self._requeue(what, job, hold=True):
+            # Another node of the job was first and requeued it; now it must not start again.
+            self._call(what, job.hold)
+
+    def _requeue(self, what: str, job: Any, *, hold: bool) -> bool:
+        """Requeue; False if the job is in the queue already."""
         try:
-            self._call(what, lambda: job.requeue(hold=True))
+            self._call(what, lambda: job.requeue(hold=hold))
         except SlurmRefused as error:
             if not says_job_is_pending(str(error)):
                 raise
-            # Another node of the job was first and requeued it; now it must not start again.
-            self._call(what, job.hold)
+            return False
+        return True
 
     def cancel(self, job_id: int, reason: str) -> None:
         """Cancel a job; the reason is its AdminComment. Ended already is success."""

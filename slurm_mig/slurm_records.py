@@ -23,6 +23,10 @@ HOLDS_NOTHING = frozenset(
 )
 
 
+# Base states of a job that has ended and will not start again by itself.
+_OVER = HOLDS_NOTHING - {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"}
+
+
 class SlurmUnavailable(NodeFault):
     """Slurm does not answer in time, cannot be run, or says what we cannot read."""
 
@@ -65,6 +69,16 @@ class JobRecord:
     array_job_id: int
     array_task_id: int | None
     het_job_id: int
+
+    @property
+    def over(self) -> bool:
+        """Whether the job has ended for good; while it leaves, 22.05 says only COMPLETING."""
+        return not _OVER.isdisjoint(self.state.split("+"))
+
+    @property
+    def starts_or_runs(self) -> bool:
+        """Whether the job is neither over, nor waiting, nor on its way out."""
+        return (HOLDS_NOTHING | {"COMPLETING"}).isdisjoint(self.state.split("+"))
 
 
 @dataclass(frozen=True, slots=True)

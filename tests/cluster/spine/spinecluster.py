@@ -1,0 +1,278 @@
+"""A real Slurm over two rehearsed nodes, each with two simulated A100-SXM4-40GB and its own hooks.
+
+The nodes are made as an admin makes them (RehearsalNode): a TOML, the installed hooks, the counts
+of the layout in gres.conf. What runs inside jobs is `look`, a copy that any user can read and run.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pynvml
+
+from slurm_mig.ledger import Entry, Ledger
+from slurm_mig.nvml import Driver
+from slurm_mig.profiles import Placement
+from slurm_mig.rehearsal import look
+from slurm_mig.rehearsal.cluster import Cluster, Node, SlurmInstall
+from slurm_mig.rehearsal.node import RehearsalNode
+from slurm_mig.simulator.records import GpuInstance
+
+GPUS = ("A100-SXM4-40GB:2",)
+#: What "balanced" promises for two of them, and what NVML says of the memory of each.
+PROMISES = {"3g.20gb": 2, "2g.10gb": 2, "1g.5gb": 4}
+MEMORY_MB = {"3g.20gb": 19968, "2g.10gb": 9856, "1g.5gb": 4864}
+#: In gres.conf by an admin's mistake: no A100-SXM4-40GB has it.
+IMPOSSIBLE = "3g.40gb"
+#: node2 is the impatient one: it holds a job after two misses and quarantines after a second.
+SETTINGS: dict[str, Mapping[str, Mapping[str, Any]]] = {
+    "node1": {},
+    "node2": {"prolog": {"misses": 2}, "epilog": {"budget": 1}},
+}
+USER, USER_ID = "nobody", 65534
+REQUEUE_DELAY = 5
+
+_LOOK = """#!/bin/sh
+# look [NAME]: print what this job sees; with NAME, stay until the test lets go of NAME.
+cd {folder} || exit 1
+[ $# = 0 ] || set -- ready/"$1.$SLURM_JOB_ID.$SLURMD_NODENAME" go/"$1"
+exec {python} -E -s -S job/look.py {folder}/"$SLURMD_NODENAME"/sim/lib/libnvidia-ml.so.1 "$@"
+"""
+_PYTHON = """#!/bin/sh
+export LD_LIBRARY_PATH={folder}/lib
+exec {folder}/bin/python "$@"
+"""
+#: Parts of the standard library that no hook and no job needs.
+_LEFT_OUT = shutil.ignore_patterns(
+    *("site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter", "lib2to3"),
+    *("ensurepip", "config-*", "turtledemo", "*.a"),
+)
+
+
+def _libraries(program: Path) -> list[Path]:
+    """The shared libraries of a program, but for those that every Linux has."""
+    said = subprocess.run(
+        ["/usr/bin/ldd", program], capture_output=True, text=True, check=True, timeout=20
+    ).stdout
+    found = [Path(line.split()[2]) for line in said.splitlines() if "=> /" in line]
+    glibc = ("libc.", "libm.", "libpthread.", "libdl.", "libutil.", "librt.", "ld-")
+    return [path for path in found if not path.name.startswith(glibc)]
+
+
+def portable_python(folder: Path) -> Path:
+    """Copy the interpreter that runs this to `folder`; returns the program to call.
+
+    Its own place may be closed to other users (a home directory), and is not there at all in a
+    folder with another Debian.
+    """
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    shutil.copytree(stdlib, folder / "lib" / version, ignore=_LEFT_OUT, symlinks=False)
+    (folder / "bin").mkdir()
+    program = folder / "bin/python"
+    shutil.copy2(Path(sys.executable).resolve(), program)
+    dynload = folder / "lib" / version / "lib-dynload"
+    users = [program, *dynload.glob("_sqlite3.*"), *dynload.glob("_ctypes.*")]
+    for library in {path for user in users for path in _libraries(user)}:
+        shutil.copy2(library, folder / "lib" / library.name)
+    wrapper = folder / "python"
+    wrapper.write_text(_PYTHON.format(folder=folder))
+    wrapper.chmod(0o755)
+    return wrapper
+
+
+def gres(counts: Mapping[str, int]) -> str:
+    """`--gres=mig:3g.20gb:1,…`, with counts, which Slurm 22.05 wants."""
+    return "--gres=" + ",".join(f"mig:{profile}:{count}" for profile, count in counts.items())
+
+
+class Spine:
+    """The cluster, its nodes, and short words for what the tests do with them."""
+
+    def __init__(self, folder: Path, install: SlurmInstall, **options: Any) -> None:
+        self.folder = folder
+        folder.chmod(0o755)
+        for part in ("ready", "go"):
+            (folder / part).mkdir()
+            (folder / part).chmod(0o1777)
+        self.python = portable_python(folder / "python")
+        (folder / "job").mkdir()
+        for source in (look.__file__, pynvml.__file__):
+            shutil.copy(source, folder / "job")
+        self.look = folder / "look"
+        self.look.write_text(_LOOK.format(folder=folder, python=self.python))
+        self.look.chmod(0o755)
+        self.nodes = {
+            name: RehearsalNode.create(
+                folder / name, name, GPUS, scontrol=install.program("scontrol"), settings=settings
+            )
+            for name, settings in SETTINGS.items()
+        }
+        offered = [{**node.promises, IMPOSSIBLE: 1} for node in self.nodes.values()]
+        self.cluster = Cluster(
+            folder / "slurm",
+            [
+                Node(
+                    node.name,
+                    types,
+                    prolog=node.prolog,
+                    epilog=node.epilog,
+                    task_prolog=node.task_prolog,
+                )
+                for node, types in zip(self.nodes.values(), offered, strict=True)
+            ],
+            install=install,
+            requeue_delay=REQUEUE_DELAY,
+            **options,
+        )
+
+    # -- jobs -------------------------------------------------------------------------------
+
+    def srun(self, name: str, *options: str, user: str | None = None) -> "subprocess.Popen[str]":
+        """Start `srun … look NAME`, which stays until `let_go(NAME)`."""
+        return self.cluster.popen("srun", *options, self.look, name, user=user)
+
+    def wait_ready(self, name: str, count: int = 1, timeout: float = 60) -> None:
+        """Wait until `count` tasks that look under this name have looked."""
+        self.cluster.wait_until(
+            lambda: len(list((self.folder / "ready").glob(f"{name}.*"))) >= count,
+            f"{count} tasks of {name} to look",
+            timeout,
+        )
+
+    def let_go(self, name: str) -> None:
+        """Let the tasks that look under this name end."""
+        (self.folder / "go" / name).touch()
+
+    def ended(self, process: "subprocess.Popen[str]") -> list[dict[str, Any]]:
+        """Wait until a client has ended well; what its tasks saw."""
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (0, "")
+        return [json.loads(line) for line in out.splitlines()]
+
+    def seen(self, job: int) -> list[dict[str, Any]]:
+        """What the looks of a batch job printed."""
+        return [json.loads(line) for line in self.cluster.output_file(job).read_text().splitlines()]
+
+    def comment(self, job: int) -> str:
+        """The job's AdminComment."""
+        return str(self.cluster.job(job)["admin_comment"])
+
+    def wait_back(self, job: int) -> None:
+        """Wait until a job is back in the queue and its node is done with it."""
+        self.cluster.wait_until(
+            lambda: self.cluster.job_states(job) == {"PENDING"}, f"job {job} to be back"
+        )
+        self.cluster.wait_nodes_idle()
+
+    def squeue(self, job: int) -> str:
+        """What squeue says of a job: its reason for being where it is."""
+        return self.cluster.run("squeue", "-h", "-j", str(job), "-o", "%r").stdout.strip()
+
+    def end_of_jobs(self) -> None:
+        """Wait until no job is left and every Epilog is done."""
+        self.cluster.wait_until(
+            lambda: not self.cluster.run("squeue", "-h").stdout, "the queue to be empty"
+        )
+        self.cluster.wait_nodes_idle()
+
+    # -- nodes ------------------------------------------------------------------------------
+
+    def instances(self, name: str) -> list[GpuInstance]:
+        """What lives on the GPUs of a node."""
+        return self.nodes[name].simulation.instances()
+
+    def entries(self, name: str) -> list[Entry]:
+        """What stands in a node's ledger."""
+        with Ledger(self.nodes[name].folder / "state") as ledger:
+            return ledger.entries()
+
+    def device_nodes(self, name: str) -> dict[str, tuple[int, int]]:
+        """Owner and mode of each capability device node of the instances that live on a node."""
+        root = self.nodes[name].simulation.root
+        found = {}
+        for access in root.glob("proc/driver/nvidia/capabilities/gpu*/mig/gi*/**/access"):
+            with suppress(FileNotFoundError):
+                minor = access.read_text().partition("DeviceFileMinor:")[2].split()[0]
+                status = (root / f"dev/nvidia-caps/nvidia-cap{minor}").stat()
+                found[str(access.relative_to(root))] = (status.st_uid, status.st_mode & 0o7777)
+        return found
+
+    def owned(self, name: str, uid: int) -> list[str]:
+        """The device nodes of a node that belong to a user, whether an instance lives or not."""
+        folder = self.nodes[name].simulation.root / "dev/nvidia-caps"
+        return [path.name for path in folder.iterdir() if path.stat().st_uid == uid]
+
+    def foreign(self, name: str, gpu: int, profile: str, placement: Placement) -> int:
+        """Make an instance as somebody else would, through NVML; returns its GI id."""
+        with Driver(str(self.nodes[name].simulation.library)) as driver:
+            it = driver.gpus()[gpu]
+            return driver.create_gi(it.uuid, driver.geometry(it).profile(profile), placement)
+
+    def remove_foreign(self, name: str, gpu: int, gi: int) -> None:
+        """Remove such an instance."""
+        with Driver(str(self.nodes[name].simulation.library)) as driver:
+            driver.destroy_gi(driver.gpus()[gpu].uuid, gi)
+
+    def occupy(self, name: str) -> list[int]:
+        """Somebody else takes both GPUs of a node whole; returns the GI ids."""
+        return [self.foreign(name, gpu, "7g.40gb", Placement(0, 8)) for gpu in (0, 1)]
+
+    def reconcile(self, name: str) -> subprocess.CompletedProcess[str]:
+        """Run `slurm-mig reconcile` on a node."""
+        program = Path(sys.executable).with_name("slurm-mig")
+        config = self.nodes[name].config
+        return self.cluster.run(
+            program, "reconcile", "--config", config, "--node", name, check=False
+        )
+
+    def resume(self, name: str) -> None:
+        """Undo a drain, as the admin does."""
+        self.cluster.run("scontrol", "update", f"NodeName={name}", "State=RESUME")
+
+    def log_lines(self, name: str) -> list[str]:
+        """What the hooks of a node have logged so far."""
+        path = self.nodes[name].log
+        return path.read_text().splitlines() if path.exists() else []
+
+    # -- between tests ----------------------------------------------------------------------
+
+    def end_jobs(self) -> None:
+        """End every job and wait for the Epilogs."""
+        self.cluster.end_clients()
+        for job in self.cluster.run("squeue", "-h", "-o", "%A").stdout.split():
+            self.cluster.run("scancel", job, check=False)
+        self.end_of_jobs()
+        for part in ("ready", "go"):
+            for path in (self.folder / part).iterdir():
+                path.unlink()
+
+    def leftovers(self) -> dict[str, object]:
+        """Everything that should not be there when no job runs, by what and where."""
+        found: dict[str, object] = {}
+        for name, node in self.nodes.items():
+            found[f"{name} instances"] = self.instances(name)
+            found[f"{name} clients"] = node.simulation.clients()
+            found[f"{name} ledger"] = self.entries(name)
+            found[f"{name} device nodes"] = self.owned(name, USER_ID)
+            for folder, pattern in (("run/jobs", "*"), ("state/locks", "job-*")):
+                paths = (node.folder / folder).glob(pattern)
+                found[f"{name} {folder}"] = [path.name for path in paths]
+        return {what: things for what, things in found.items() if things}
+
+    def repair(self) -> None:
+        """Make both nodes as new, so that one failed test is one failure."""
+        for name, node in self.nodes.items():
+            node.simulation.clear_faults()
+            if "DRAIN" in self.cluster.node_states(name):
+                self.resume(name)
+            if self.leftovers():
+                node.simulation.reboot()
+                for folder in ("state", "run"):
+                    shutil.rmtree(node.folder / folder, ignore_errors=True)
