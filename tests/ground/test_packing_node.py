@@ -4,7 +4,7 @@ from functools import reduce
 from itertools import combinations_with_replacement
 
 import pytest
-from bruteforce import plain, shapes
+from bruteforce import Plain, plain, shapes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -13,7 +13,7 @@ from slurm_mig.cover import deal
 from slurm_mig.errors import NoRoom
 from slurm_mig.layouts import NAMED, layout
 from slurm_mig.occupancy import tables
-from slurm_mig.packing import GpuSpace, Taken, choose, keepable, unkept
+from slurm_mig.packing import GpuSpace, Taken, choose, keepable, options, unkept
 from slurm_mig.profiles import Geometry, GiProfile, Placement
 
 KEYS = ("A100-SXM4-40GB", "A30-24GB", "RTX-PRO-6000-BLACKWELL-96GB")
@@ -282,34 +282,80 @@ def test_a_stranger_s_instance_costs_what_it_takes_and_no_more(key, name):
     assert refused == lost
 
 
-def test_a_geometry_nobody_has_seen_is_packed_by_what_it_reports():
-    """Placements that overlap without nesting, and an engine shared by threes, are still exact."""
+def odd(slices, *rows):
+    """A GPU that nobody makes, of (name, compute slices, decoders, most, places)."""
+    profiles = []
+    for k, (name, compute, decoders, most, places) in enumerate(rows):
+        where = tuple(Placement.parse(place) for place in places.split())
+        engines = (0, decoders, 0, 0, 0)
+        profiles.append(GiProfile(name, k, k, compute, 0, most, 0, *engines, where))
+    return Geometry("Odd", slices, tuple(profiles))
 
-    def profile(name, number, slices, decoders, most, *places):
-        return GiProfile(
-            name, number, number, slices, 0, most, 0, 0, decoders, 0, 0, 0,
-            tuple(Placement(*place) for place in places),
-        )  # fmt: skip
 
-    odd = Geometry(
-        "Odd",
+ODD = {
+    "places that overlap without nesting": odd(
         6,
-        (
-            profile("1g.1gb", 1, 1, 1, 3, *((start, 1) for start in range(6))),
-            profile("2g.2gb", 2, 2, 0, 3, *((start, 2) for start in range(5))),
-            profile("3g.3gb", 3, 3, 2, 1, (0, 3), (2, 3)),
-        ),
-    )
-    from bruteforce import Plain
+        ("1g.1gb", 1, 1, 3, "0:1 1:1 2:1 3:1 4:1 5:1"),
+        ("2g.2gb", 2, 0, 3, "0:2 1:2 2:2 3:2 4:2"),
+        ("3g.3gb", 3, 2, 1, "0:3 2:3"),
+    ),
+    "places of which the first listed is the worst": odd(
+        6,
+        ("2g.2gb", 2, 0, 3, "1:2 0:2 2:2 4:2"),
+        ("6g.6gb", 6, 0, 1, "0:6"),
+    ),
+    "an engine that three can exhaust though no two do": odd(
+        4,
+        ("1g.1gb", 1, 1, 4, "0:1 1:1 2:1 3:1"),
+        ("1g.1gb-me", 1, 0, 4, "0:1 1:1 2:1 3:1"),
+        ("2g.2gb", 2, 3, 1, "0:2 2:2"),
+    ),
+    "halves of which neither can hold all that the other can": odd(
+        8,
+        ("1g.1gb", 1, 0, 4, "4:1 5:1 6:1 7:1"),
+        ("2g.2gb", 2, 0, 2, "0:2 2:2"),
+        ("4g.4gb", 4, 0, 2, "0:4 4:4"),
+        ("8g.8gb", 8, 0, 1, "0:8"),
+    ),
+    "fewer of a profile than there are places": odd(
+        4,
+        ("1g.1gb", 1, 0, 3, "0:1 1:1 2:1 3:1"),
+        ("2g.2gb", 1, 0, 2, "0:2 2:2"),
+    ),
+}
 
-    mig = Plain(odd)
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_geometry_nobody_has_seen_is_packed_by_what_it_reports(name):
+    """Whatever a driver reports of places and engines, the answers are brute force's."""
+    mig = Plain(ODD[name])
+    table = tables(mig.geometry)
+    for occupancy in mig.occupancies:
+        here = space(mig, occupancy)
+        assert list(options(here)) == [mig.every[i] for i, _ in mig.after(occupancy)]
     for vectors, occupancy in futures(mig).items():
         here = space(mig, occupancy)
+        gpus = [(table, table.state(here.taken))]
         for vector in mig.largest(vectors):
             assert keepable([here], mig.counts(vector))
-            for name in mig.counts(vector):
-                left = mig.counts(vector - mig.digit[name])
-                slots = choose([here], [name], left)
-                assert placed([mig], [occupancy], slots) is not None
+            assert deal(gpus, mig.counts(vector), {}) is not None
+            for want in mig.counts(vector):
+                left = mig.counts(vector - mig.digit[want])
+                (after,) = placed([mig], [occupancy], choose([here], [want], left))
+                assert vector - mig.digit[want] in mig.packable[after]
         for vector in mig.beyond(vectors):
             assert not keepable([here], mig.counts(vector))
+            assert deal(gpus, mig.counts(vector), {}) is None
+
+
+def test_the_last_place_for_a_scarce_profile_is_not_given_away():
+    """A fragment that alone can hold the promised `+me` is kept for it, though memory abounds."""
+    mig = plain("A100-SXM4-40GB")
+    fragment = GpuSpace(
+        "GPU-0", mig.geometry, (Taken(5, Placement(0, 4)), Taken(14, Placement(4, 2)))
+    )
+    other = GpuSpace("GPU-1", mig.geometry, (Taken(20, Placement(6, 1)),))
+    (slot,) = choose([fragment, other], ["1g.5gb"], {})
+    assert slot.gpu == "GPU-0"
+    (slot,) = choose([fragment, other], ["1g.5gb"], {"1g.5gb+me": 1})
+    assert slot.gpu == "GPU-1"
