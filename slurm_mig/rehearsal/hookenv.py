@@ -2,8 +2,8 @@
 
 slurmd builds it from nothing (src/plugins/prep/script/prep_script_slurmd.c, _build_env): the
 user's SPANK_* variables, then the fixed list below. Nothing is inherited and there is no PATH. The
-22.05 list was compared with what a running 22.05.8 hands out. A count-only GRES such as `mig`
-adds nothing in any release; neither does the job's name or array index.
+lists were compared with what running 22.05.8, 24.11.5 and 26.05.5 hand out. A count-only GRES such
+as `mig` adds nothing in any release; neither does the job's name or array index.
 """
 
 import os
@@ -19,6 +19,7 @@ Release = tuple[int, int]
 OLDEST: Release = (22, 5)
 """Oldest Slurm release whose behaviour is known here."""
 
+_YEAR = 365 * 24 * 3600
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -66,7 +67,7 @@ def user_name(uid: int) -> str:
         return str(uid)
 
 
-def sluid(job_id: int, restart_count: int) -> str:
+def make_sluid(job_id: int, restart_count: int) -> str:
     """An id of one incarnation of a job, of the shape that 25.11 and later use: opaque, unique."""
     number = (job_id << 20 | restart_count) & (1 << 64) - 1
     return "s" + "".join(_CROCKFORD[number >> shift & 31] for shift in range(60, -5, -5))
@@ -87,9 +88,11 @@ def hook_environment(
     work_dir: str = "/",
     partition: str = "main",
     cpus_per_node: int = 1,
-    ntasks: int = 1,
+    ntasks: int | None = None,
     restart_count: int = 0,
+    sluid: str | None = None,
     start_time: int | None = None,
+    end_time: int | None = None,
     comment: str | None = None,
     extra: str | None = None,
     account: str | None = None,
@@ -107,9 +110,10 @@ def hook_environment(
     """Return the exact environment of a Prolog or Epilog under a Slurm `release`.
 
     Every argument has a default, so a test of one hook names only what it is about. Absent values
-    (comment, extra, account and so on) leave their variable out, as in Slurm. `exit_status` and
-    `derived_status` are wait statuses (256 * code + signal) and matter to the Epilog only; after
-    a requeue the Epilog's `restart_count` is one above the Prolog's. If any name in `spank_env`
+    (comment, extra, `ntasks` that nobody asked for, and so on) leave their variable out, as in
+    Slurm. `exit_status` and `derived_status` are wait statuses (256 * code + signal) and matter to
+    the Epilog only; after a requeue the Epilog's `restart_count` is one above the Prolog's, and
+    its `sluid` the same. Times are seconds since the epoch. If any name in `spank_env`
     does not start with SPANK_, slurmd drops all of them, and so does this.
     """
     version = parse_release(release)
@@ -139,7 +143,7 @@ def hook_environment(
         "SLURM_JOB_COMMENT": comment,
         "SLURM_JOB_CONSTRAINTS": constraints,
         "SLURM_JOB_CPUS_PER_NODE": f"{cpus_per_node}{many}",
-        "SLURM_JOB_NTASKS": str(ntasks),
+        "SLURM_JOB_NTASKS": None if ntasks is None else str(ntasks),
         "SLURM_JOB_NUM_NODES": str(len(names)),
         "SLURM_JOB_PARTITION": partition,
         "SLURM_JOB_RESERVATION": reservation,
@@ -160,14 +164,14 @@ def hook_environment(
             "SLURM_JOB_CORE_SPEC_COUNT": "0",
             "SLURM_JOB_CORE_SPEC_TYPE": "cores",
             "SLURM_JOB_START_TIME": str(start),
-            # Without a time limit the job's end is a year away.
-            "SLURM_JOB_END_TIME": str(start + 365 * 24 * 3600),
+            # Without a time limit the end of a job that runs is a year away.
+            "SLURM_JOB_END_TIME": str(start + _YEAR if end_time is None else end_time),
             "SLURM_JOB_EXTRA": extra,
             "SLURM_JOB_LICENSES": licenses,
-            "SLURM_JOB_OVERSUBSCRIBE": "OK",
+            "SLURM_JOB_OVERSUBSCRIBE": "OK" if version < (26, 5) else "NO",
         }
     if version >= (25, 11):
-        env["SLURM_JOB_SLUID"] = sluid(job_id, restart_count)
+        env["SLURM_JOB_SLUID"] = make_sluid(job_id, restart_count) if sluid is None else sluid
     if version >= (26, 5):
         env |= {"SLURM_JOB_QOS": qos, "SLURM_JOB_EXCLUSIVE": "NO"}
     return {name: value for name, value in env.items() if value is not None}

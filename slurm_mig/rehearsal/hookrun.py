@@ -1,10 +1,11 @@
 """Run one hook the way slurmd runs it: nothing inherited, one pipe, 10 ms between TERM and KILL.
 
 What slurmd does was read in src/common/run_command.c (25.11.7; 22.05 and 24.11 do the same) and
-measured on a running 22.05.8:
+measured on running ones (22.05.8, 24.11.5, 26.05.5):
 
 - the environment is exactly the one given, without PATH; stdin is /dev/null; stdout and stderr
-  are one pipe; every other descriptor is closed; umask 0022; no signal blocked or ignored;
+  are one pipe; every other descriptor is closed; umask 0022; no signal blocked or ignored
+  (26.05.5 ignores SIGHUP and SIGINT in its hooks; that is not imitated);
 - the hook leads its own process group, in slurmd's session: there is no setsid;
 - the pipe is read to its end, which comes only when the last process that holds it closes it;
   then the hook is waited for; then what is left of its process group is killed;

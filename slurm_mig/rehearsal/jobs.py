@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from slurm_mig.errors import SlurmMigError
+from slurm_mig.rehearsal.hookenv import Release
 from slurm_mig.rehearsal.hookrun import HookRun
 from slurm_mig.rehearsal.taskrun import Identity
 
@@ -46,20 +47,25 @@ class JobOptions(TypedDict, total=False):
     requeue: bool
 
 
-def parse_gres(
-    text: str | None, refusal: str = "Invalid generic resource (gres) specification"
-) -> Gres:
-    """Read "mig:3g.20gb:2,mig:1g.5gb" as counts per node; StandinError with `refusal` if wrong."""
+def parse_gres(text: str | None, release: Release = (24, 11)) -> Gres:
+    """Read "mig:3g.20gb:2,mig:1g.5gb" as counts per node; StandinError in Slurm's words if wrong.
+
+    22.05 takes no type that begins with a digit without a count behind it (22.05.8 refuses
+    "mig:3g.20gb" and takes "mig:3g.20gb:1"; 24.11.5 and 26.05.5 take both).
+    """
+    refusal = "Invalid generic resource (gres) specification"
+    if release < (23, 11):
+        refusal = "Invalid Trackable RESource (TRES) specification"
     wanted: Gres = {}
-    for item in (text or "").removeprefix("gres:").removeprefix("gres/").split(","):
-        if not text:
-            break
-        name, *rest = item.split(":")
+    for item in text.split(",") if text else ():
+        name, *rest = item.removeprefix("gres:").removeprefix("gres/").split(":")
         if not re.fullmatch(r"[A-Za-z]\w*", name) or len(rest) > 2:
             raise StandinError(refusal)
         kind, count = "", "1"
         if len(rest) == 1:
             kind, count = ("", rest[0]) if rest[0].isdigit() else (rest[0], "1")
+            if release < (23, 2) and kind[:1].isdigit():
+                raise StandinError(refusal)
         elif rest:
             kind, count = rest
         if not count.isdigit() or (rest and not rest[0]):
@@ -210,6 +216,7 @@ class Job:
     nodes_wanted: int = 1
     nodelist: tuple[str, ...] = ()
     ntasks: int = 1
+    ntasks_asked: int | None = None
     comment: str | None = None
     admin_comment: str = ""
     extra: str | None = None
@@ -230,6 +237,7 @@ class Job:
     reason: str = "None"
     held: bool = False
     restart_count: int = 0
+    sluid: str = ""
     launch_failures: int = 0
     submit_time: float = field(default_factory=time.time)
     eligible_at: float = 0.0

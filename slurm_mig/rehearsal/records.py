@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from slurm_mig.rehearsal.hookenv import Release, hostlist, sluid, user_name
+from slurm_mig.rehearsal.hookenv import Release, hostlist, user_name
 from slurm_mig.rehearsal.jobs import Gres, Job, Node, format_gres
 
 OBJECTS: Release = (23, 2)
@@ -36,18 +36,14 @@ def node_document(nodes: Iterable[Node], release: Release, partition: str) -> st
 def gres_detail(job: Job) -> list[str]:
     """What a job holds on each of its nodes, in their order: "mig:3g.20gb(CNT:1)".
 
-    Once the job is COMPLETING its counts are given back, and there is nothing to list.
+    The types are the node's, also where the job asked for none. Once the job is COMPLETING its
+    counts are given back, and there is nothing to list.
     """
-    untyped = {name for name, kind in job.wanted if not kind}
 
     def text(counts: Gres) -> str:
-        merged: Gres = {}
-        for (name, kind), count in counts.items():
-            key = (name, "" if name in untyped else kind)
-            merged[key] = merged.get(key, 0) + count
         return ",".join(
             f"{name}:{kind}(CNT:{count})" if kind else f"{name}(CNT:{count})"
-            for (name, kind), count in merged.items()
+            for (name, kind), count in counts.items()
         )
 
     return [text(job.allotted[name]) for name in job.nodes if job.allotted.get(name)]
@@ -168,17 +164,18 @@ def _job(job: Job, release: Release, partition: str, detail: bool) -> dict[str, 
         record["extra"] = job.extra or ""
         record["hold"] = job.held
     if release >= (25, 11):
-        record["sluid"] = sluid(job.id, job.restart_count)
+        number = _number(job.id, release)
+        record["step_id"] = {"sluid": job.sluid, "job_id": number, "step_id": "entire"}
     return record
 
 
-def _resources(job: Job, release: Release) -> dict[str, Any]:
-    """Which nodes are allocated, in their order; nothing is once the job is COMPLETING."""
-    names = job.nodes if job.state == "RUNNING" else ()
+def _resources(job: Job, release: Release) -> dict[str, Any] | None:
+    """Which nodes are allocated or were, in their order."""
+    names = job.nodes
+    if not names:
+        return None
     if release < OBJECTS:
         nodes: list[dict[str, Any]] = [{"nodename": name} for name in names]
-        if not names:
-            return {}
         return {
             "nodes": hostlist(names),
             "allocated_cpus": len(names),
@@ -187,10 +184,9 @@ def _resources(job: Job, release: Release) -> dict[str, Any]:
         }
     if release < (24, 5):
         nodes = [{"nodename": name} for name in names]
-        return {"nodes": hostlist(names), "allocated_nodes": nodes} if names else {}
+        return {"nodes": hostlist(names), "allocated_nodes": nodes}
     nodes = [{"index": index, "name": name} for index, name in enumerate(names)]
-    listed = {"count": len(names), "list": hostlist(names), "allocation": nodes}
-    return {"nodes": listed} if names else {}
+    return {"nodes": {"count": len(names), "list": hostlist(names), "allocation": nodes}}
 
 
 def _node(node: Node, release: Release, partition: str) -> dict[str, Any]:

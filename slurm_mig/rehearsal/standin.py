@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Literal, Self, Unpack, overload
 
 from slurm_mig.rehearsal.fake_scontrol import CommandServer, write_commands
-from slurm_mig.rehearsal.hookenv import hook_environment, parse_release
+from slurm_mig.rehearsal.hookenv import hook_environment, make_sluid, parse_release
 from slurm_mig.rehearsal.hookrun import HookRun, Shutdown, run_hook
 from slurm_mig.rehearsal.jobs import (
     Gres,
@@ -249,6 +249,21 @@ class Standin:
         self.wait_until(lambda: job.ended, timeout, f"job {job_id} to end")
         return job
 
+    def wait_running(self, job_id: int, timeout: float | None = 60.0) -> Job:
+        """Wait until a job's tasks are being started, its Prologs done.
+
+        StandinError if it ends without that, TimeoutError after `timeout` seconds.
+        """
+        job = self.job(job_id)
+        self.wait_until(
+            lambda: job.ended or (job.state == "RUNNING" and job.reason == "None"),
+            timeout,
+            f"job {job_id} to run",
+        )
+        if job.ended:
+            raise StandinError(f"job {job_id}: ended as {job.state} before it was seen to run")
+        return job
+
     def wait_until(
         self, condition: Callable[[], bool], timeout: float | None = 60.0, what: str = ""
     ) -> None:
@@ -288,7 +303,7 @@ class Standin:
                 raise StandinError("Requested operation is presently disabled")
             if job.base_state == "PENDING":
                 raise StandinError("Job is pending execution")
-            reason = "job_requeued_in_held_state" if hold else "BeginTime"
+            reason = "JobHeldUser" if hold else "BeginTime"
             if run is None:
                 job.restart_count += 1
                 job.base_state = "PENDING"
@@ -369,10 +384,7 @@ class Standin:
         if self._closed:
             raise StandinError("Unable to contact slurm controller (connect failure)")
         refusal = "Requested node configuration is not available"
-        malformed = "Invalid generic resource (gres) specification"
-        if self.version < (23, 11):
-            malformed = "Invalid Trackable RESource (TRES) specification"
-        wanted = parse_gres(options.get("gres"), malformed)
+        wanted = parse_gres(options.get("gres"), self.version)
         nodelist = tuple(options.get("nodelist", ()))
         count = len(nodelist) or options.get("nodes", 1)
         candidates = [self.node(name) for name in nodelist] or list(self.nodes.values())
@@ -400,6 +412,7 @@ class Standin:
             nodes_wanted=count,
             nodelist=nodelist,
             ntasks=options.get("ntasks", count),
+            ntasks_asked=options.get("ntasks"),
             comment=options.get("comment"),
             extra=options.get("extra"),
             account=options.get("account"),
@@ -471,6 +484,7 @@ class Standin:
         job.reason = "Prolog"
         job.start_time = int(time.time())
         job.end_time = 0
+        job.sluid = make_sluid(job.id, job.restart_count)
         job.exit_status = 0
         for node in nodes:
             taken = allot(job.wanted, node.free) or {}
@@ -499,9 +513,11 @@ class Standin:
                 cluster=self.cluster,
                 work_dir=str(job.workdir),
                 partition=self.partition,
-                ntasks=job.ntasks,
+                ntasks=job.ntasks_asked,
                 restart_count=job.restart_count,
+                sluid=job.sluid,
                 start_time=job.start_time,
+                end_time=int(time.time()) if which == "epilog" else None,
                 comment=job.comment,
                 extra=job.extra,
                 account=job.account,
@@ -752,12 +768,10 @@ class Standin:
             job.extra = changes.get("extra", job.extra)
             self.changed.notify_all()
 
-    def notify(self, job_id: int, text: str, *, whole_array: bool = False) -> None:
+    def notify(self, job_id: int, text: str) -> None:
         """Deliver `scontrol notify`; srun prints it, here it is in the job's `messages`."""
         with self.changed:
             job = self.job(job_id)
-            if whole_array:
-                raise StandinError("Requested operation is presently disabled")
             if job.id not in self._runs or self._runs[job.id].ending:
                 raise StandinError("Job/step already completing or completed")
             job.messages.append(text)

@@ -25,7 +25,7 @@ def pair(request: pytest.FixtureRequest, slurm_mig_standin: StandinFactory) -> P
 def running(slurm: Standin, submit: Callable[..., int], what: object, **options: object) -> int:
     """A job that is on its nodes and stays there."""
     number = submit(what, env=ENV, **options)
-    slurm.wait_until(lambda: slurm.job(number).reason == "None")
+    slurm.wait_running(number)
     return number
 
 
@@ -44,8 +44,9 @@ def test_job_on_each_of_its_nodes(pair: Pair) -> None:
 def test_job_of_an_array(pair: Pair) -> None:
     """The client finds the last task of an array among all its tasks."""
     slurm, client = pair
-    ids = slurm.sbatch("exec sleep 600", array=3, gres="mig:1g.5gb", env=ENV)
-    slurm.wait_until(lambda: all(slurm.job(i).reason == "None" for i in ids))
+    ids = slurm.sbatch("exec sleep 600", array=3, gres="mig:1g.5gb:1", env=ENV)
+    for number in ids:
+        slurm.wait_running(number)
     found = [client.job(number, "n1") for number in ids]
     assert [(job.array_job_id, job.array_task_id) for job in found] == [(1, 0), (1, 1), (1, 2)]
     assert {job.gres for job in found} == {"mig:1g.5gb(CNT:1)"}
@@ -79,7 +80,7 @@ def test_job_that_is_being_requeued(pair: Pair, hook: HookWriter) -> None:
         f"[ $SLURM_JOB_RESTART_COUNT = 0 ] || exit 0\n{here}; "
         f"{slurm.scontrol} requeue $SLURM_JOB_ID; : > requeued; {gate}",
     )
-    slurm.sbatch("exit 0", gres="mig:3g.20gb", env=ENV)
+    slurm.sbatch("exit 0", gres="mig:3g.20gb:1", env=ENV)
     while not look():
         pass
     assert seen == [("COMPLETING", 1, ""), frozenset({1})]
@@ -111,7 +112,7 @@ def test_requeue_hold_cancel(pair: Pair) -> None:
 
 
 def test_interactive_jobs_cannot_be_requeued(pair: Pair) -> None:
-    """A refusal is one whatever the exit status: 24.11 exits 0 for it."""
+    """The client tells a refusal, and its notice reaches the user."""
     slurm, client = pair
     number = running(slurm, slurm.submit, ["sleep", "600"])
     with pytest.raises(SlurmRefused, match="Only batch jobs"):

@@ -41,7 +41,7 @@ def show(slurm: Standin, what: str, *words: str) -> list[dict[str, Any]]:
 def running(slurm: Standin, **options: Any) -> int:
     """A job that is on its nodes and stays there."""
     number = slurm.submit(["sleep", "600"], env=ENV, **options)
-    slurm.wait_until(lambda: slurm.job(number).reason == "None")
+    slurm.wait_running(number)
     return number
 
 
@@ -56,13 +56,13 @@ def test_show_job_says_what_the_job_holds_on_each_node(
 ) -> None:
     """One text per node in gres_detail, in the nodes' order; with scontrol only if -d asks."""
     slurm = slurm_mig_standin(NODES, release=release)
-    gres = "mig:3g.20gb:2,mig:1g.5gb"
+    gres = "mig:3g.20gb:2,mig:1g.5gb:1"
     number = running(slurm, gres=gres, nodes=2, comment="c", extra="e")
     (record,) = show(slurm, "job", "-d", str(number))
     assert record["gres_detail"] == ["mig:3g.20gb(CNT:2),mig:1g.5gb(CNT:1)"] * 2
     assert (record["job_id"], record["nodes"], record["comment"]) == (number, "n[1-2]", "c")
     prefix = "gres:" if release == "22.05" else "gres/"
-    assert record["tres_per_node"] == f"{prefix}mig:3g.20gb:2,{prefix}mig:1g.5gb"
+    assert record["tres_per_node"] == f"{prefix}mig:3g.20gb:2,{prefix}mig:1g.5gb:1"
     without = [] if release != "22.05" else record["gres_detail"]
     assert show(slurm, "job", str(number))[0]["gres_detail"] == without
 
@@ -110,15 +110,15 @@ def test_show_node_counts_what_is_used(slurm_mig_standin: StandinFactory) -> Non
     assert node["gres_used"] == "mig:3g.20gb:0,mig:1g.5gb:3"
 
 
-@pytest.mark.parametrize(("release", "status"), [("22.05", 1), ("24.11", 0)])
+@pytest.mark.parametrize("release", RELEASES)
 def test_requeue_of_an_interactive_job_is_refused(
-    slurm_mig_standin: StandinFactory, release: str, status: int
+    slurm_mig_standin: StandinFactory, release: str
 ) -> None:
-    """The job goes on; 22.05 exits 1 for it, 24.11 exits 0 (both measured)."""
+    """The job goes on (words and exit status as measured on 22.05.8, 24.11.5 and 26.05.5)."""
     slurm = slurm_mig_standin(NODES, release=release)
     number = running(slurm)
     words = f"Only batch jobs are accepted or processed for job {number}\n"
-    assert call(slurm.scontrol, "requeue", str(number)) == (status, "", words)
+    assert call(slurm.scontrol, "requeue", str(number)) == (1, "", words)
     assert slurm.job(number).state == "RUNNING"
 
 
@@ -127,12 +127,18 @@ def test_the_number_of_an_array_means_all_its_tasks(slurm_mig_standin: StandinFa
     slurm = slurm_mig_standin(NODES)
     ids = slurm.sbatch("exec sleep 600", array=3, env=ENV)
     assert ids == [2, 3, 1]
-    slurm.wait_until(lambda: all(slurm.job(i).reason == "None" for i in ids))
+    for number in ids:
+        slurm.wait_running(number)
     assert [record["job_id"] for record in show(slurm, "job", "1")] == [1, 3, 2]
     assert [record["job_id"] for record in show(slurm, "job", "1_2")] == [1]
     assert [record["job_id"] for record in show(slurm, "job", "3")] == [3]
     assert call(slurm.scontrol, "requeue", "1_2")[0] == 0
     assert [slurm.job(i).restart_count for i in ids] == [0, 0, 1]
+    slurm.hold(1)
+    slurm.wait_until(lambda: slurm.job(1).state == "PENDING")
+    words = "1_2: Job is pending execution\n"
+    assert call(slurm.scontrol, "requeue", "1") == (1, "", words)
+    assert [slurm.job(i).restart_count for i in ids] == [1, 1, 1]
     assert call(slurm.scancel, "1")[0] == 0
     assert [slurm.wait(i).state for i in ids] == ["CANCELLED"] * 3
 
@@ -158,6 +164,8 @@ def test_notify_reaches_the_user_of_a_running_job(slurm_mig_standin: StandinFact
     assert slurm.wait(number).messages == ["no room: -- try later"]
     status, _, err = call(slurm.scontrol, "notify", str(number), "x")
     assert (status, err) == (1, "job notify failure: Job/step already completing or completed\n")
+    status, _, err = call(slurm.scontrol, "notify", "777", "x")
+    assert (status, err) == (1, "job notify failure: Invalid job id specified\n")
 
 
 def test_update_of_a_job(slurm_mig_standin: StandinFactory) -> None:
@@ -215,6 +223,35 @@ def test_refusals_in_slurms_words(
     """What Slurm refuses is refused with its words and exit status 1."""
     slurm = slurm_mig_standin(NODES)
     assert call(slurm.scontrol, *words) == (1, "", err)
+
+
+@pytest.mark.parametrize("release", ["24.11", "26.05"])
+def test_unknown_names_in_json_are_an_empty_list(
+    slurm_mig_standin: StandinFactory, release: str
+) -> None:
+    """With --json an unknown job or node is no failure: exit 0, and nothing in the list."""
+    slurm = slurm_mig_standin(NODES, release=release)
+    assert show(slurm, "job", "-d", "777") == []
+    assert show(slurm, "node", "n77") == []
+
+
+def test_untyped_requests_are_listed_by_the_nodes_types(slurm_mig_standin: StandinFactory) -> None:
+    """A job that asked for `mig:3` holds what its node has, by type."""
+    slurm = slurm_mig_standin(NODES)
+    (record,) = show(slurm, "job", "-d", str(running(slurm, gres="mig:3")))
+    assert record["gres_detail"] == ["mig:3g.20gb(CNT:2),mig:1g.5gb(CNT:1)"]
+    assert record["tres_per_node"] == "gres/mig:3"
+
+
+def test_scancel_says_nothing_of_a_job_that_it_does_not_know(
+    slurm_mig_standin: StandinFactory,
+) -> None:
+    """An unknown job, or one that is over, is no failure of scancel."""
+    slurm = slurm_mig_standin(NODES)
+    assert call(slurm.scancel, "777") == (0, "", "")
+    number = slurm.srun(["true"], env=ENV).job_id
+    assert call(slurm.scancel, str(number)) == (0, "", "")
+    assert slurm.job(number).state == "COMPLETED"
 
 
 def test_squeue_lists_the_jobs_of_a_node(slurm_mig_standin: StandinFactory) -> None:

@@ -4,9 +4,15 @@ import os
 
 import pytest
 
-from slurm_mig.rehearsal.hookenv import hook_environment, hostlist, parse_release, user_name
+from slurm_mig.rehearsal.hookenv import (
+    hook_environment,
+    hostlist,
+    make_sluid,
+    parse_release,
+    user_name,
+)
 
-# As a running 22.05.8 handed them out (an interactive job with a comment, then its Epilog).
+# As a running 22.05.8 hands them out (an interactive job with a comment and no -n).
 MEASURED_22_05 = {
     "SLURMD_NODENAME",
     "SLURM_CONF",
@@ -22,7 +28,6 @@ MEASURED_22_05 = {
     "SLURM_SCRIPT_CONTEXT",
     "SLURM_JOB_COMMENT",
     "SLURM_JOB_CPUS_PER_NODE",
-    "SLURM_JOB_NTASKS",
     "SLURM_JOB_NUM_NODES",
     "SLURM_JOB_PARTITION",
     "SLURM_JOB_RESTART_COUNT",
@@ -76,6 +81,20 @@ def test_values_of_a_job_on_two_nodes() -> None:
         "SLURM_SCRIPT_CONTEXT": "epilog_slurmd",
     }
     assert {name: env[name] for name in expected} == expected
+
+
+def test_number_of_tasks_is_told_only_if_it_was_asked_for() -> None:
+    """SLURM_JOB_NTASKS is there with `srun -n`, and absent without (measured)."""
+    assert "SLURM_JOB_NTASKS" not in hook_environment("prolog")
+    assert hook_environment("prolog", ntasks=2)["SLURM_JOB_NTASKS"] == "2"
+
+
+def test_epilog_after_a_requeue_has_the_sluid_of_the_prolog() -> None:
+    """The count is one higher, the SLUID is that of the incarnation which ends (measured)."""
+    one = make_sluid(7, 0)
+    epilog = hook_environment("epilog", release="26.05", job_id=7, restart_count=1, sluid=one)
+    prolog = hook_environment("prolog", release="26.05", job_id=7)
+    assert epilog["SLURM_JOB_SLUID"] == prolog["SLURM_JOB_SLUID"] == one
 
 
 def test_a_job_that_a_signal_ended() -> None:

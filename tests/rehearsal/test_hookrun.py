@@ -63,7 +63,13 @@ def test_nothing_but_the_three_streams_is_open(hook: HookWriter) -> None:
 
 def test_a_hook_leads_its_own_group_in_the_session_of_its_caller(hook: HookWriter) -> None:
     """A hook gets setpgid, not setsid; its umask is 0022 and its signals are at their default."""
-    body = "cut -d' ' -f1,5,6 /proc/$$/stat; umask; pwd -P; grep -E 'SigBlk|SigIgn' /proc/$$/status"
+    # Nothing but builtins: dash blocks all signals while it starts a program.
+    body = (
+        "read -r pid name state parent group session rest < /proc/$$/stat\n"
+        "echo $pid $group $session; umask; pwd -P\n"
+        "while read -r key value; do case $key in SigBlk:|SigIgn:) echo $key $value; esac; done "
+        "< /proc/$$/status"
+    )
     old = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     mask = os.umask(0o077)
     try:

@@ -325,7 +325,7 @@ def test_requeuehold_from_the_prolog_holds_the_job(
     slurm.node("n1").prolog = hook("prolog", hold)
     job = slurm.job(slurm.sbatch("echo ran", env=ENV))
     slurm.wait_until(lambda: job.held and job.state == "PENDING")
-    assert job.reason == "job_requeued_in_held_state"
+    assert job.reason == "JobHeldUser"
     slurm.release_job(job.id)
     assert slurm.wait(job.id).output == "ran\n"
 
@@ -337,7 +337,7 @@ def test_requeue_of_a_running_batch_job(
     slurm = slurm_mig_standin(epilog=hook("epilog", "exit 0"))
     script = 'echo run $SLURM_RESTART_COUNT\n[ -n "$SLURM_RESTART_COUNT" ] || exec sleep 600'
     job = slurm.job(slurm.sbatch(script, env=ENV))
-    slurm.wait_until(lambda: job.reason == "None" and job.state == "RUNNING")
+    slurm.wait_running(job.id)
     slurm.requeue(job.id)
     slurm.wait(job.id)
     assert (job.state, job.output, len(job.hooks("epilog"))) == ("COMPLETED", "run 1\n", 2)
@@ -434,6 +434,15 @@ def test_srun_that_is_given_up_leaves_no_job(slurm_mig_standin: StandinFactory) 
     with pytest.raises(TimeoutError, match=r"waited 0\.05 s for job 1 to end"):
         slurm.srun(["sleep", "600"], timeout=0.05, env=ENV)
     assert slurm.wait(1).state == "CANCELLED"
+
+
+def test_waiting_for_a_job_to_run_ends_with_the_job(
+    slurm_mig_standin: StandinFactory, hook: HookWriter
+) -> None:
+    """A job that ends in its Prolog is not waited for any longer."""
+    slurm = slurm_mig_standin(prolog=hook("prolog", "exit 1"))
+    with pytest.raises(StandinError, match="job 1: ended as CANCELLED before it was seen to run"):
+        slurm.wait_running(slurm.submit(["true"], env=ENV))
 
 
 def test_an_instance_of_environment_is_the_submitters(
