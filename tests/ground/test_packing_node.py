@@ -317,6 +317,12 @@ ODD = {
         ("4g.4gb", 4, 0, 2, "0:4 4:4"),
         ("8g.8gb", 8, 0, 1, "0:8"),
     ),
+    "compute slices that run out before memory does": odd(
+        8,
+        ("1g.1gb", 1, 0, 4, "4:1 5:1 6:1 7:1"),
+        ("2g.2gb", 2, 0, 2, "0:2 2:2"),
+        ("4g.4gb", 4, 0, 2, "0:4 4:4"),
+    ),
     "fewer of a profile than there are places": odd(
         4,
         ("1g.1gb", 1, 0, 3, "0:1 1:1 2:1 3:1"),
