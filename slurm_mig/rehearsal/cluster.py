@@ -52,6 +52,15 @@ def _states(value: object) -> frozenset[str]:
     return frozenset(str(part) for part in value) if isinstance(value, list) else frozenset()
 
 
+def _addresses(hostname: str) -> set[str]:
+    """Return the IPv4 addresses of a host's name; none if it has none."""
+    try:
+        found = socket.getaddrinfo(hostname, None, socket.AF_INET)
+    except OSError:
+        return set()
+    return {str(address[0]) for *_, address in found}
+
+
 def free_ports(count: int) -> list[int]:
     """Return `count` TCP ports of 127.0.0.1 that nobody is bound to now.
 
@@ -247,6 +256,8 @@ class Cluster:
         if not key.exists():
             key.touch(mode=0o400)
             key.write_bytes(os.urandom(128))
+        hostname = socket.gethostname().partition(".")[0]
+        loopback = _addresses(hostname) == {"127.0.0.1"}
         for node in (None, *self.nodes):
             path = self.conf if node is None else self.node_conf(node.name)
             path.parent.mkdir(exist_ok=True)
@@ -255,7 +266,8 @@ class Cluster:
                     self.folder,
                     self.nodes,
                     ports,
-                    hostname=socket.gethostname().partition(".")[0],
+                    hostname=hostname,
+                    hostname_is_loopback=loopback,
                     release=self.release,
                     prolog_flags=self.prolog_flags,
                     requeue_delay=self.requeue_delay,

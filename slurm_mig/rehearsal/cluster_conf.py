@@ -41,13 +41,18 @@ def slurm_conf(
     ports: Ports,
     *,
     hostname: str,
+    hostname_is_loopback: bool,
     release: tuple[int, int],
     prolog_flags: str,
     requeue_delay: int,
     extra_conf: str,
     node: Node | None = None,
 ) -> str:
-    """Return the text of slurm.conf: the shared one, or that of `node` with its own hooks."""
+    """Return the text of slurm.conf: the shared one, or that of `node` with its own hooks.
+
+    `hostname_is_loopback`: the host's name resolves to 127.0.0.1, so that Slurm can be told to
+    listen there only.
+    """
     timeout = "PrologEpilogTimeout" if release < (25, 5) else "PrologTimeout"
     lines = [
         "ClusterName=rehearsal",
@@ -80,8 +85,6 @@ def slurm_conf(
         "SlurmdParameters=config_overrides",
         # Each node's file differs in its hooks.
         "DebugFlags=NO_CONF_HASH",
-        # Bind to the address in this file, 127.0.0.1, and to no other.
-        "CommunicationParameters=NoInAddrAny,NoCtldInAddrAny",
         "GresTypes=mig",
         f"PrologFlags={prolog_flags}",
         "ReturnToService=2",
@@ -100,6 +103,11 @@ def slurm_conf(
     ]
     if release >= (25, 5):
         lines.append("EpilogTimeout=60")
+    if hostname_is_loopback:
+        # Slurm can be told to bind to the address of the host's name, and to no other, but not to
+        # 127.0.0.1. Where the name is 127.0.1.1 (Debian's installer) or unknown (containers), it
+        # binds to all addresses; everything still connects through 127.0.0.1.
+        lines.append("CommunicationParameters=NoInAddrAny,NoCtldInAddrAny")
     if node is not None:
         hooks = {"Prolog": node.prolog, "Epilog": node.epilog, "TaskProlog": node.task_prolog}
         lines += [f"{key}={path}" for key, path in hooks.items() if path is not None]
