@@ -4,7 +4,7 @@ Pure, and imported by hooks, each a fresh process: cheap imports only.
 
 A promise is a count of instances of a profile that the node has told Slurm it can still create.
 Largest first, each into the least useful free place: success is a proof. Where only memory decides
-so is failure (`Tables.nested` has the argument); and if even that fails as though there were no
+so is failure (`Tables._comparable` has the argument); and if even that fails as though there were no
 engines, nothing can succeed. What is left, promises of `+me` and its like on GPUs almost full,
 `cover.deal` settles by searching. So every answer is exact.
 """
