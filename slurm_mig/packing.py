@@ -4,9 +4,9 @@ Pure, and imported by hooks, each a fresh process: cheap imports only.
 
 A promise is a count of instances of a profile that the node has told Slurm it can still create.
 Largest first, each into the least useful free place: success is a proof. Where only memory decides
-so is failure (`Tables._comparable` has the argument); and if even that fails as though there were no
-engines, nothing can succeed. What is left, promises of `+me` and its like on GPUs almost full,
-`cover.deal` settles by searching. So every answer is exact.
+so is failure (`Tables._comparable` has the argument), and what fails so even as though there were
+no engines cannot succeed with them. What is left, promises of `+me` and its like on GPUs almost
+full, `cover.deal` settles by searching. So every answer is exact.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -228,10 +228,10 @@ def choose(
     `promises` are those that remain once this job is served, `owed` those among the wants that were
     promised too. No more of the promises become unkeepable than could not be kept anyway: none on a
     sound node; where a stranger's instance or a quarantine took their space, as many as that cost.
-    Among the places that allow that, the one that leaves most open is taken
-    (options count by the square of their size: fragments go first, whole GPUs stay whole), then
-    the first GPU, then the lowest start. A place that only the exact search could prove safe is
-    passed over where another is proved at once.
+    Among the places that allow that, the one that leaves most open is taken (options count by the
+    square of their size: fragments go first, whole GPUs stay whole), then the first GPU, then the
+    lowest start. A place that only the exact search could prove safe is passed over where another
+    is proved at once.
 
     Raises RequestError if no GPU here has such a profile, NoRoom if there is no such place now.
     """
