@@ -74,6 +74,17 @@ def parse_gres(text: str | None, release: Release = (24, 11)) -> Gres:
     return {key: count for key, count in wanted.items() if count}
 
 
+def parse_counts(text: str) -> Gres:
+    """Read the value of `scontrol update NodeName=… Gres=`; a count of 0 stays, unlike a job's."""
+    counts: Gres = {}
+    for item in text.split(",") if text else ():
+        parts = item.split(":")
+        if len(parts) not in (2, 3) or not parts[-1].isdigit():
+            raise StandinError("Invalid generic resource (gres) specification")
+        counts[parts[0], parts[1] if len(parts) == 3 else ""] = int(parts[-1])
+    return counts
+
+
 def format_gres(counts: Gres) -> str:
     """Write counts as Slurm does: "mig:3g.20gb:2,mig:1g.5gb:7"."""
     return ",".join(

@@ -1,11 +1,45 @@
-"""The SLURM_* variables of a task, as far as a job on the stand-in can ask for them.
+"""The tasks of a job and their SLURM_* variables, as far as a job on the stand-in can ask for them.
 
 Compared with what srun and sbatch of 22.05.8 hand to a task. The submitter's own environment is
 the base, as with `--export=ALL`.
 """
 
+from collections.abc import Sequence
+
 from slurm_mig.rehearsal.hookenv import hostlist, user_name
-from slurm_mig.rehearsal.jobs import Job
+from slurm_mig.rehearsal.jobs import Job, Node
+from slurm_mig.rehearsal.taskrun import Task
+
+
+def tasks_of(
+    job: Job, nodes: Sequence[Node], *, conf: str, cluster: str, partition: str
+) -> list[Task]:
+    """Return the tasks of a job on its nodes: a batch script on the first, else `ntasks` in all."""
+    tasks: list[Task] = []
+    for position, node in enumerate(nodes[:1] if job.batch else nodes):
+        here = job.ntasks // len(nodes) + (position < job.ntasks % len(nodes))
+        for local in range(1 if job.batch else here):
+            env = task_environment(
+                job,
+                node=node.name,
+                position=position,
+                local=local,
+                number=len(tasks),
+                conf=conf,
+                cluster=cluster,
+                partition=partition,
+            )
+            task = Task(
+                job.argv,
+                env,
+                node.name,
+                job.workdir,
+                job.output_path,
+                job.identity,
+                node.task_prolog,
+            )
+            tasks.append(task)
+    return tasks
 
 
 def task_environment(
