@@ -92,6 +92,11 @@ def gres(counts: Mapping[str, int]) -> str:
     return "--gres=" + ",".join(f"mig:{profile}:{count}" for profile, count in counts.items())
 
 
+def _number(value: object) -> int:
+    """A number as Slurm's JSON has it: plain, or from 23.02 on with a flag whether it is set."""
+    return int(value["number"] if isinstance(value, dict) else value)
+
+
 class Spine:
     """The cluster, its nodes, and short words for what the tests do with them."""
 
@@ -164,16 +169,28 @@ class Spine:
         """The job's AdminComment."""
         return str(self.cluster.job(job)["admin_comment"])
 
-    def wait_back(self, job: int) -> None:
-        """Wait until a job is back in the queue and its node is done with it."""
-        self.cluster.wait_until(
-            lambda: self.cluster.job_states(job) == {"PENDING"}, f"job {job} to be back"
-        )
+    def wait_back(self, job: int, restarts: int = 1) -> None:
+        """Wait until a job is back in the queue so many times and its node is done with it."""
+
+        def back() -> bool:
+            record = self.cluster.job(job)
+            return _number(record["restart_cnt"]) >= restarts and self.state(job) == "PENDING"
+
+        self.cluster.wait_until(back, f"job {job} to be back")
         self.cluster.wait_nodes_idle()
 
-    def squeue(self, job: int) -> str:
-        """What squeue says of a job: its reason for being where it is."""
-        return self.cluster.run("squeue", "-h", "-j", str(job), "-o", "%r").stdout.strip()
+    def wait_held(self, job: int) -> None:
+        """Wait until a job is held in the queue and its node is done with it."""
+
+        def held() -> bool:
+            return self.state(job) == "PENDING" and _number(self.cluster.job(job)["priority"]) == 0
+
+        self.cluster.wait_until(held, f"job {job} to be held")
+        self.cluster.wait_nodes_idle()
+
+    def state(self, job: int) -> str:
+        """The job's states, joined by a plus."""
+        return "+".join(sorted(self.cluster.job_states(job)))
 
     def end_of_jobs(self) -> None:
         """Wait until no job is left and every Epilog is done."""

@@ -1,0 +1,110 @@
+"""Jobs that cannot be served here: requeued, held or cancelled, with a reason; never a drain."""
+
+import pytest
+from spinecluster import IMPOSSIBLE, USER, Spine, gres
+
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("spine")]
+
+NO_ROOM = "slurm-mig: no room for 2g.10gb; free now: nothing"
+SENSELESS = f"slurm-mig: no GPU of this node has a profile '{IMPOSSIBLE}'; "
+
+
+def outcomes(spine: Spine, name: str, job: int) -> list[str]:
+    """How each Prolog of a job on a node ended, from the log."""
+    lines = [line for line in spine.log_lines(name) if f" job={job} " in line]
+    return [
+        line.partition("outcome=")[2].split(" job=")[0].strip('"')
+        for line in lines
+        if " prolog: " in line
+    ]
+
+
+def test_miss_of_a_batch_job(spine: Spine) -> None:
+    """Without room a batch job goes back to the queue, unrun; with room again it starts by itself.
+
+    The node is not drained, and what somebody else made there is left alone.
+    """
+    foreign = spine.occupy("node1")
+    job = spine.cluster.sbatch(str(spine.look), "-w", "node1", gres({"2g.10gb": 1}), user=USER)
+    spine.wait_back(job)
+    waiting = (spine.cluster.output_file(job).exists(), spine.cluster.job(job)["restart_cnt"])
+    untouched = len(spine.instances("node1"))
+    for gpu, gi in enumerate(foreign):
+        spine.remove_foreign("node1", gpu, gi)
+    spine.cluster.wait_job(job)
+    assert waiting == (False, 1)
+    assert untouched == 2
+    [seen] = spine.seen(job)
+    assert seen["profiles"] == "2g.10gb"
+    assert outcomes(spine, "node1", job) == ["requeued (miss 1)", "served"]
+
+
+def test_misses_in_a_row_hold_the_job(spine: Spine) -> None:
+    """After as many misses as the node allows (two) a batch job is held, and told why."""
+    foreign = spine.occupy("node2")
+    job = spine.cluster.sbatch(str(spine.look), "-w", "node2", gres({"2g.10gb": 1}), user=USER)
+    spine.wait_held(job)
+    ran = spine.cluster.output_file(job).exists()
+    comment = spine.comment(job)
+    for gpu, gi in enumerate(foreign):
+        spine.remove_foreign("node2", gpu, gi)
+    spine.cluster.run("scontrol", "release", str(job))
+    spine.cluster.wait_job(job)
+    assert not ran
+    assert comment == f"{NO_ROOM} (2 times in a row)"
+    assert outcomes(spine, "node2", job) == ["requeued (miss 1)", "held", "served"]
+
+
+def test_miss_of_an_interactive_job(spine: Spine) -> None:
+    """Without room an interactive user reads one sentence, and the job ends without its command."""
+    foreign = spine.occupy("node1")
+    words = ["-w", "node1", gres({"2g.10gb": 1}), "echo", "ran"]
+    said = spine.cluster.srun(*words, user=USER, check=False)
+    spine.cluster.wait_nodes_idle()
+    for gpu, gi in enumerate(foreign):
+        spine.remove_foreign("node1", gpu, gi)
+    assert said.stdout == ""
+    assert said.returncode != 0
+    assert said.stderr.count(NO_ROOM) == 1
+
+
+def test_senseless_request_of_a_batch_job(spine: Spine) -> None:
+    """A profile that gres.conf offers and the GPUs do not have: held at once, with the sentence."""
+    job = spine.cluster.sbatch(str(spine.look), "-w", "node1", gres({IMPOSSIBLE: 1}), user=USER)
+    spine.wait_held(job)
+    assert not spine.cluster.output_file(job).exists()
+    assert spine.comment(job).startswith(SENSELESS)
+    assert outcomes(spine, "node1", job) == ["held"]
+
+
+def test_senseless_request_of_an_interactive_job(spine: Spine) -> None:
+    """The same from srun: one sentence to the user, the job is cancelled, no drain."""
+    words = ["-w", "node1", gres({IMPOSSIBLE: 1}), "echo", "ran"]
+    said = spine.cluster.srun(*words, user=USER, check=False)
+    spine.cluster.wait_nodes_idle()
+    assert said.stdout == ""
+    assert said.returncode != 0
+    assert said.stderr.count(SENSELESS) == 1
+
+
+def test_impossible_part_of_a_possible_request(spine: Spine) -> None:
+    """A request of which one part makes no sense gets nothing at all, not the other part."""
+    made = spine.nodes["node1"].simulation.counts().made
+    wanted = gres({"1g.5gb": 1, IMPOSSIBLE: 1})
+    job = spine.cluster.sbatch(str(spine.look), "-w", "node1", wanted, user=USER)
+    spine.wait_held(job)
+    assert spine.nodes["node1"].simulation.counts().made == made
+
+
+def test_miss_on_one_of_two_nodes(spine: Spine) -> None:
+    """A job on two nodes of which one has no room goes back as a whole and leaves nothing."""
+    foreign = spine.occupy("node1")
+    job = spine.cluster.sbatch(f"srun {spine.look}", "-N2", gres({"3g.20gb": 1}), user=USER)
+    spine.wait_back(job)
+    left = [entry for name in spine.nodes for entry in spine.entries(name)]
+    ran = spine.cluster.output_file(job).exists()
+    for gpu, gi in enumerate(foreign):
+        spine.remove_foreign("node1", gpu, gi)
+    spine.cluster.wait_job(job)
+    assert (left, ran) == ([], False)
+    assert sorted(seen["node"] for seen in spine.seen(job)) == ["node1", "node2"]
