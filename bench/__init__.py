@@ -1,0 +1,1 @@
+"""What the hooks and the packer cost: `make bench`, or `python -m bench`."""
