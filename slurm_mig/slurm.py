@@ -98,7 +98,7 @@ def still_ours(client: "SlurmClient", what: str, job_id: int) -> bool:
 
     SlurmRefused if it is over: to requeue it would start what its user has cancelled.
     """
-    job = client.job(int(job_id), "")
+    job = client.job(job_id, "")
     if job.over:
         raise SlurmRefused(f"{what}: it is over ({job.state})")
     return job.starts_or_runs
@@ -152,6 +152,13 @@ def node_name(name: str) -> str:
     return name
 
 
+def job_number(job_id: int) -> str:
+    """Return a job id as an argument; ValueError for what is no positive whole number."""
+    if not isinstance(job_id, int) or job_id <= 0:
+        raise ValueError(f"not a job id: {one_line(repr(job_id), 80)}")
+    return str(int(job_id))
+
+
 def reason_text(reason: str) -> str:
     """Return `reason` as Slurm may be given it: one line, no quotes, of bounded length."""
     # scontrol strips quotes of its own accord in some releases; so there are none.
@@ -177,20 +184,20 @@ class ScontrolClient:
 
     def job(self, job_id: int, node: str) -> JobRecord:
         """Return the job as seen from `node`."""
-        what = f"job {int(job_id)}"
-        show = ["scontrol", "show", "job", str(int(job_id)), "-d"]
+        what = f"job {job_number(job_id)}"
+        show = ["scontrol", "show", "job", job_number(job_id), "-d"]
         said = self._show(what, [*show, "--json"], show)
         if said.status != 0 and _UNKNOWN_JOB.search(said.err):
             raise JobUnknown(f"{what}: Slurm does not know it (any more)")
         self._demand(said, what)
         if self._json:
-            return job_from_json(said.out, int(job_id), node)
+            return job_from_json(said.out, job_id, node)
         try:
-            return job_from_text(said.out, int(job_id), node)
+            return job_from_text(said.out, job_id, node)
         except AmbiguousText:
-            said = self._ask(what, ["squeue", "--json", "-j", str(int(job_id))])
+            said = self._ask(what, ["squeue", "--json", "-j", job_number(job_id)])
             self._demand(said, what)
-            return job_from_json(said.out, int(job_id), node)
+            return job_from_json(said.out, job_id, node)
 
     def jobs_on(self, node: str) -> frozenset[int]:
         """Return the ids of all jobs that hold something on `node`, those that end included."""
@@ -210,14 +217,14 @@ class ScontrolClient:
 
     def requeue(self, job_id: int) -> None:
         """Put a batch job back in the queue; done already is success."""
-        what = f"requeue of job {int(job_id)}"
+        what = f"requeue of job {job_number(job_id)}"
         if still_ours(self, what, job_id):
             # Pending: another node of the job was first.
-            self._change(what, ["scontrol", "requeue", str(int(job_id))], fine=_IS_PENDING)
+            self._change(what, ["scontrol", "requeue", job_number(job_id)], fine=_IS_PENDING)
 
     def hold(self, job_id: int, reason: str) -> None:
         """Requeue a batch job in held state; the reason is its AdminComment."""
-        job = str(int(job_id))
+        job = job_number(job_id)
         what = f"hold of job {job}"
         requeue = still_ours(self, what, job_id)
         self._explain(job, reason)
@@ -234,14 +241,14 @@ class ScontrolClient:
 
     def cancel(self, job_id: int, reason: str) -> None:
         """Cancel a job; the reason is its AdminComment. Ended already is success."""
-        job = str(int(job_id))
+        job = job_number(job_id)
         self._explain(job, reason, fine=_IS_OVER)
         self._change(f"cancel of job {job}", ["scancel", job], fine=_IS_OVER)
 
     def notify(self, job_id: int, text: str) -> None:
         """Show one line to the user of a running salloc or srun (a batch job's stderr)."""
-        words = ["scontrol", "notify", str(int(job_id)), reason_text(text)]
-        self._change(f"message to job {int(job_id)}", words)
+        words = ["scontrol", "notify", job_number(job_id), reason_text(text)]
+        self._change(f"message to job {job_number(job_id)}", words)
 
     def node(self, name: str) -> NodeRecord:
         """Return a node's record."""

@@ -22,6 +22,7 @@ from slurm_mig.slurm import (
     SlurmRefused,
     SlurmUnavailable,
     expand_hostlist,
+    job_number,
     node_name,
     reason_text,
     says_job_is_over,
@@ -62,13 +63,13 @@ class PyslurmClient:
 
     def requeue(self, job_id: int) -> None:
         """Put a batch job back in the queue; done already is success."""
-        what = f"requeue of job {int(job_id)}"
+        what = f"requeue of job {job_number(job_id)}"
         if still_ours(self, what, job_id):
-            self._requeue(what, self._py.Job(int(job_id)), hold=False)
+            self._requeue(what, self._py.Job(int(job_number(job_id))), hold=False)
 
     def hold(self, job_id: int, reason: str) -> None:
         """Requeue a batch job in held state; the reason is its AdminComment."""
-        what = f"hold of job {int(job_id)}"
+        what = f"hold of job {job_number(job_id)}"
         requeue = still_ours(self, what, job_id)
         job = self._explained(job_id, reason)
         if not requeue or not self._requeue(what, job, hold=True):
@@ -89,15 +90,15 @@ class PyslurmClient:
         """Cancel a job; the reason is its AdminComment. Ended already is success."""
         try:
             job = self._explained(job_id, reason)
-            self._call(f"cancel of job {int(job_id)}", job.cancel)
+            self._call(f"cancel of job {job_number(job_id)}", job.cancel)
         except (JobUnknown, SlurmRefused) as error:
             if isinstance(error, SlurmRefused) and not says_job_is_over(str(error)):
                 raise
 
     def notify(self, job_id: int, text: str) -> None:
         """Show one line to the user of a running salloc or srun (a batch job's stderr)."""
-        job = self._py.Job(int(job_id))
-        self._call(f"message to job {int(job_id)}", lambda: job.notify(reason_text(text)))
+        job = self._py.Job(int(job_number(job_id)))
+        self._call(f"message to job {job_number(job_id)}", lambda: job.notify(reason_text(text)))
 
     def node(self, name: str) -> NodeRecord:
         """Return a node's record, by the command line (see the module's text)."""
@@ -118,9 +119,9 @@ class PyslurmClient:
         self._call(what, lambda: node.modify(change))
 
     def _explained(self, job_id: int, reason: str) -> Any:
-        job = self._py.Job(int(job_id))
+        job = self._py.Job(int(job_number(job_id)))
         change = self._py.JobSubmitDescription(admin_comment=reason_text(reason))
-        self._call(f"comment on job {int(job_id)}", lambda: job.modify(change))
+        self._call(f"comment on job {job_number(job_id)}", lambda: job.modify(change))
         return job
 
     def _call(self, what: str, call: Callable[[], Any]) -> Any:
