@@ -92,6 +92,13 @@ class Handover:
         except OSError as error:
             raise NodeFault(f"run directory {self._folder(job)}: {error.strerror}") from None
 
+    def stamp(self, job: int) -> int | None:
+        """A number that is another one after each `open` of the job's folder; None without one."""
+        try:
+            return self._folder(job).lstat().st_ctime_ns
+        except FileNotFoundError:
+            return None
+
     def open_jobs(self) -> list[int]:
         """The job ids that have a folder."""
         try:

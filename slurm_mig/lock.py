@@ -23,6 +23,10 @@ from slurm_mig.errors import NodeFault
 POLL_SECONDS = 0.005
 
 
+class Busy(NodeFault):
+    """Somebody else still holds the lock."""
+
+
 def _holders(path: Path) -> str:
     """Who holds the flock on `path`, from /proc/locks; for the error message only."""
     try:
@@ -56,7 +60,7 @@ class Locks:
             )
             lock.acquire()
         except Timeout:
-            raise NodeFault(
+            raise Busy(
                 f"lock {path}: still held by {_holders(path)} after {timeout:g} s; "
                 "see what it is doing, the lock frees itself when it ends"
             ) from None

@@ -60,6 +60,19 @@ def _call(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
         raise kind(function.__name__, error.value, what, str(error)) from None
 
 
+def _call_live(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call with the handle of an instance, which another process may destroy at any moment.
+
+    NVML then answers NOT_FOUND or, not knowing the handle, INVALID_ARGUMENT; both raise NotThere.
+    """
+    try:
+        return _call(what, function, *arguments)
+    except DriverError as error:
+        if error.code != pynvml.NVML_ERROR_INVALID_ARGUMENT:
+            raise
+        raise NotThere(error.call, error.code, what, "gone meanwhile") from None
+
+
 def _text(value: str | bytes) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
@@ -244,7 +257,7 @@ class Driver:
         return sorted(found, key=lambda gi: gi.placement)
 
     def _read_gi(self, what: str, handle: Any, with_cis: bool) -> Gi:
-        info = _call(what, pynvml.nvmlGpuInstanceGetInfo, handle)
+        info = _call_live(what, pynvml.nvmlGpuInstanceGetInfo, handle)
         placement = Placement(info.placement.start, info.placement.size)
         cis = self._cis(f"{what} at {placement}", handle) if with_cis else ()
         return Gi(info.id, info.profileId, placement, cis)
@@ -271,20 +284,24 @@ class Driver:
         return found
 
     def _cis(self, what: str, handle: Any) -> tuple[Ci, ...]:
-        found = []
+        found: list[Ci] = []
         for profile in self._ci_profiles(what, handle):
             count = ctypes.c_uint(0)
             array = (pynvml.c_nvmlComputeInstance_t * max(1, profile.max_count))()
             function = pynvml.nvmlGpuInstanceGetComputeInstances
-            _call(what, function, handle, profile.id, array, ctypes.byref(count))
-            found += [self._read_ci(what, ci) for ci in array[: count.value]]
+            _call_live(what, function, handle, profile.id, array, ctypes.byref(count))
+            for ci in array[: count.value]:
+                try:
+                    found.append(self._read_ci(what, ci))
+                except NotThere:
+                    continue
         return tuple(sorted(found, key=lambda ci: ci.id))
 
     @staticmethod
     def _read_ci(what: str, handle: Any) -> Ci:
-        info = _call(what, pynvml.nvmlComputeInstanceGetInfo_v2, handle)
+        info = _call_live(what, pynvml.nvmlComputeInstanceGetInfo_v2, handle)
         # The info's device is the MIG device: asking it avoids the walk over MIG indices.
-        uuid = _text(_call(what, pynvml.nvmlDeviceGetUUID, info.device))
+        uuid = _text(_call_live(what, pynvml.nvmlDeviceGetUUID, info.device))
         return Ci(info.id, info.profileId, uuid)
 
     def instance(self, gpu: str, gi: int) -> Gi:
@@ -322,8 +339,8 @@ class Driver:
         what = f"{gpu} GI {gi} CI {ci}"
         try:
             parent = _call(what, pynvml.nvmlDeviceGetGpuInstanceById, self._device(gpu), gi)
-            handle = _call(what, pynvml.nvmlGpuInstanceGetComputeInstanceById, parent, ci)
-            _call(what, pynvml.nvmlComputeInstanceDestroy, handle)
+            handle = _call_live(what, pynvml.nvmlGpuInstanceGetComputeInstanceById, parent, ci)
+            _call_live(what, pynvml.nvmlComputeInstanceDestroy, handle)
         except NotThere:
             return
 
@@ -332,7 +349,7 @@ class Driver:
         what = f"{gpu} GI {gi}"
         try:
             handle = _call(what, pynvml.nvmlDeviceGetGpuInstanceById, self._device(gpu), gi)
-            _call(what, pynvml.nvmlGpuInstanceDestroy, handle)
+            _call_live(what, pynvml.nvmlGpuInstanceDestroy, handle)
         except NotThere:
             return
 

@@ -8,7 +8,7 @@ matches was made by somebody else: it counts as occupied and is never touched.
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from slurm_mig.errors import NodeFault, NoRoom, TeardownError
 from slurm_mig.handover import Handover
 from slurm_mig.layouts import layout
 from slurm_mig.ledger import Entry, Ledger, Wish
-from slurm_mig.lock import Locks
+from slurm_mig.lock import Busy, Locks
 from slurm_mig.log import Log
 from slurm_mig.nvml import Driver, Gi, Gpu, InUse, NoSpace
 from slurm_mig.packing import GpuSpace, Slot, Taken
@@ -50,6 +50,7 @@ class Report:
     lost: list[str] = field(default_factory=list)
     stuck: list[str] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
+    busy: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
 
@@ -193,10 +194,11 @@ class Partitioner:
             with self._locks.host():
                 entries = self._ledger.entries()
                 spaces = self._spaces(entries)
+                left = total - Counter(entry.wish.profile for entry in entries)
                 # What Slurm may still send here once this job has its own.
-                kept = total - Counter(entry.wish.profile for entry in entries) - Counter(names)
+                kept = left - Counter(names)
                 try:
-                    slots = packing.choose(spaces, names, kept)
+                    slots = packing.choose(spaces, names, kept, left & Counter(names))
                 except NoRoom:
                     if not any(entry.state == states.REMOVING for entry in entries):
                         raise
@@ -212,7 +214,12 @@ class Partitioner:
         gpu = self._gpu(wish.gpu)
         profile = self._driver.geometry(gpu).profile(wish.profile)
         with self._locks.gpu(wish.gpu):
-            gi = self._driver.create_gi(wish.gpu, profile, wish.placement)
+            try:
+                gi = self._driver.create_gi(wish.gpu, profile, wish.placement)
+            except NoSpace:
+                # Forgotten, not undone: what is at that place now was made by somebody else.
+                self._ledger.forget(entry)
+                raise
             try:
                 self._driver.create_ci(wish.gpu, gi, profile.slices)
             except NoSpace as error:
@@ -225,6 +232,8 @@ class Partitioner:
                 f"{lives.profile_id} at {lives.placement} instead"
             )
         cis = tuple(ci.id for ci in lives.cis)
+        if not cis:
+            raise NodeFault(f"{wish.gpu} GI {gi}: the driver does not show the CI that it made")
         if self._isolate:
             self._devices.grant(gpu.minor, gi, cis, entry.uid)
         self._ledger.live(entry, gi, cis, [ci.uuid for ci in lives.cis])
@@ -326,25 +335,26 @@ class Partitioner:
 
     # -- reconcile --------------------------------------------------------------------------
 
-    def reconcile(self, alive: frozenset[int] | None) -> Report:
-        """Bring ledger, driver and run directory together; `alive`: the jobs that Slurm has here.
+    def reconcile(self, ask: Callable[[], frozenset[int] | None]) -> Report:
+        """Bring ledger, driver and run directory together.
 
-        With None (Slurm cannot be asked) only what a reboot ended is cleared. A job whose Prolog or
-        Epilog is at work is left to it.
+        `ask` gives the jobs that Slurm has here; with None (it does not answer) only what a reboot
+        ended is cleared. Its answer says nothing of jobs that start after it, so only what was here
+        before is judged by it. A job whose Prolog or Epilog is at work is left to it.
         """
         report = Report()
-        jobs = {entry.job for entry in self._ledger.entries()}
-        for job in sorted(jobs):
+        before = self._ledger.entries()
+        stamps = {job: self._handover.stamp(job) for job in self._handover.open_jobs()}
+        alive = ask()
+        for job in sorted({entry.job for entry in before} | stamps.keys()):
+            old = [entry.id for entry in before if entry.job == job]
             try:
                 with self._locks.job(job, wait=False):
-                    self._reconcile_job(job, alive, report)
+                    self._reconcile_job(job, old, stamps.get(job), alive, report)
+            except Busy:
+                report.busy.append(f"job {job}: its Prolog or Epilog is at work; left to it")
             except NodeFault as error:
                 report.skipped.append(f"job {job}: {error}")
-        known = {entry.job for entry in self._ledger.entries()}
-        for job in self._handover.open_jobs():
-            if job not in known and alive is not None and job not in alive:
-                self._handover.close(job)
-                report.mended.append(f"job {job}: removed what was handed over; it has ended")
         for view in self.survey():
             for gi, owner in view.instances:
                 if owner is None:
@@ -354,8 +364,15 @@ class Partitioner:
                     )
         return report
 
-    def _reconcile_job(self, job: int, alive: frozenset[int] | None, report: Report) -> None:
-        entries = self._ledger.entries(job)
+    def _reconcile_job(
+        self,
+        job: int,
+        old: Sequence[int],
+        stamp: int | None,
+        alive: frozenset[int] | None,
+        report: Report,
+    ) -> None:
+        entries = [entry for entry in self._ledger.entries(job) if entry.id in old]
         ended = alive is not None and job not in alive
         doomed = []
         for entry in entries:
@@ -379,8 +396,13 @@ class Partitioner:
                 report.mended.append(f"{where}: removed ({'job ended' if ended else entry.state})")
             except TeardownError as error:
                 report.stuck.append(str(error))
-        if ended and not self._ledger.entries(job):
+        if not ended or stamp is None or self._ledger.entries(job):
+            return
+        # Not a folder that the job was given since: it may say that its tasks must not run.
+        if self._handover.stamp(job) == stamp:
             self._handover.close(job)
+            if not doomed:
+                report.mended.append(f"job {job}: removed what was handed over; it has ended")
 
     def refuse(self, job: int, reason: str) -> None:
         """Make sure that no task of the job runs on this node."""

@@ -56,9 +56,10 @@ class _Start:
         if self._record is not None:
             return self._record
         with self.log.phase("ask"):
+            record = None
             if self._answer:
                 record = slurm.job_from_answer(self._answer, self.job, self.node)
-            else:
+            if record is None:
                 record = self.client.job(self.job, self.node)
         self._record = record
         return record

@@ -205,9 +205,12 @@ def reconcile(arguments: argparse.Namespace) -> int:
     """Bring ledger, driver and run directory together; report what was found."""
     settings = configfile.load(arguments.config)
     log = Log(settings.log_to, "reconcile")
-    alive: frozenset[int] | None = None
     unasked = ""
-    if not arguments.offline:
+
+    def ask() -> frozenset[int] | None:
+        nonlocal unasked
+        if arguments.offline:
+            return None
         node = arguments.node or os.environ.get("SLURMD_NODENAME") or os.uname().nodename
         try:
             client = slurm.client(
@@ -216,11 +219,13 @@ def reconcile(arguments: argparse.Namespace) -> int:
                 timeout=settings.slurm_timeout,
                 long_lived=False,
             )
-            alive = client.jobs_on(node.split(".")[0])
+            return client.jobs_on(node.split(".")[0])
         except SlurmMigError as error:
             unasked = str(error)
+            return None
+
     with hook.partitioner(settings, log) as core:
-        report = core.reconcile(alive)
+        report = core.reconcile(ask)
     if unasked:
         report.skipped.append(f"Slurm was not asked which jobs live: {unasked}")
     found = {
@@ -228,6 +233,7 @@ def reconcile(arguments: argparse.Namespace) -> int:
         "lost": report.lost,
         "stuck": report.stuck,
         "foreign": report.foreign,
+        "busy": report.busy,
         "skipped": report.skipped,
     }
     bad = bool(report.lost or report.stuck or report.skipped)
