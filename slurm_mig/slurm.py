@@ -93,15 +93,12 @@ def says_job_is_pending(text: str) -> bool:
     return _IS_PENDING.search(text) is not None
 
 
-def still_ours(client: "SlurmClient", what: str, job_id: int) -> bool:
-    """Whether the job starts or runs; False if it is back in the queue or on its way there.
-
-    SlurmRefused if it is over: to requeue it would start what its user has cancelled.
-    """
+def not_over(client: "SlurmClient", what: str, job_id: int) -> JobRecord:
+    """The record; SlurmRefused if the job is over: to requeue it would undo a cancellation."""
     job = client.job(job_id, "")
     if job.over:
         raise SlurmRefused(f"{what}: it is over ({job.state})")
-    return job.starts_or_runs
+    return job
 
 
 class SlurmClient(Protocol):
@@ -218,32 +215,36 @@ class ScontrolClient:
     def requeue(self, job_id: int) -> None:
         """Put a batch job back in the queue; done already is success."""
         what = f"requeue of job {job_number(job_id)}"
-        if still_ours(self, what, job_id):
+        job = not_over(self, what, job_id)
+        if job.starts_or_runs:
             # Pending: another node of the job was first.
-            self._change(what, ["scontrol", "requeue", job_number(job_id)], fine=_IS_PENDING)
+            self._change(what, ["scontrol", "requeue", job.address], fine=_IS_PENDING)
 
     def hold(self, job_id: int, reason: str) -> None:
         """Requeue a batch job in held state; the reason is its AdminComment."""
-        job = job_number(job_id)
-        what = f"hold of job {job}"
-        requeue = still_ours(self, what, job_id)
+        what = f"hold of job {job_number(job_id)}"
+        job = not_over(self, what, job_id)
         self._explain(job, reason)
-        if requeue:
+        if job.starts_or_runs:
             try:
-                self._change(what, ["scontrol", "requeuehold", job])
+                self._change(what, ["scontrol", "requeuehold", job.address])
             except SlurmRefused as error:
                 if not says_job_is_pending(str(error)):
                     raise
             else:
                 return
         # Another node of the job was first and requeued it; now it must not start again.
-        self._change(what, ["scontrol", "hold", job])
+        self._change(what, ["scontrol", "hold", job.address])
 
     def cancel(self, job_id: int, reason: str) -> None:
         """Cancel a job; the reason is its AdminComment. Ended already is success."""
-        job = job_number(job_id)
+        what = f"cancel of job {job_number(job_id)}"
+        try:
+            job = self.job(job_id, "")
+        except JobUnknown:
+            return
         self._explain(job, reason, fine=_IS_OVER)
-        self._change(f"cancel of job {job}", ["scancel", job], fine=_IS_OVER)
+        self._change(what, ["scancel", job.address], fine=_IS_OVER)
 
     def notify(self, job_id: int, text: str) -> None:
         """Show one line to the user of a running salloc or srun (a batch job's stderr)."""
@@ -273,9 +274,10 @@ class ScontrolClient:
             if "DRAIN" in self.node(name).state:
                 raise
 
-    def _explain(self, job: str, reason: str, fine: re.Pattern[str] | None = None) -> None:
-        words = ["scontrol", "update", f"JobId={job}", f"AdminComment={reason_text(reason)}"]
-        self._change(f"comment on job {job}", words, fine)
+    def _explain(self, job: JobRecord, reason: str, fine: re.Pattern[str] | None = None) -> None:
+        comment = f"AdminComment={reason_text(reason)}"
+        words = ["scontrol", "update", f"JobId={job.address}", comment]
+        self._change(f"comment on job {job.job_id}", words, fine)
 
     def _show(self, what: str, words: list[str], old: list[str]) -> Said:
         """Ask by `words`, or by `old` where scontrol has no --json."""

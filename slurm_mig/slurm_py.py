@@ -24,12 +24,12 @@ from slurm_mig.slurm import (
     expand_hostlist,
     job_number,
     node_name,
+    not_over,
     reason_text,
     says_job_is_over,
     says_job_is_pending,
     says_no_answer,
     says_unknown_job,
-    still_ours,
 )
 
 
@@ -64,17 +64,28 @@ class PyslurmClient:
     def requeue(self, job_id: int) -> None:
         """Put a batch job back in the queue; done already is success."""
         what = f"requeue of job {job_number(job_id)}"
-        if still_ours(self, what, job_id):
+        job = not_over(self, what, job_id)
+        if self._is_array_number(job):
+            self.commands.requeue(job_id)
+        elif job.starts_or_runs:
             self._requeue(what, self._py.Job(int(job_number(job_id))), hold=False)
 
     def hold(self, job_id: int, reason: str) -> None:
         """Requeue a batch job in held state; the reason is its AdminComment."""
         what = f"hold of job {job_number(job_id)}"
-        requeue = still_ours(self, what, job_id)
+        record = not_over(self, what, job_id)
+        if self._is_array_number(record):
+            self.commands.hold(job_id, reason)
+            return
         job = self._explained(job_id, reason)
-        if not requeue or not self._requeue(what, job, hold=True):
+        if not record.starts_or_runs or not self._requeue(what, job, hold=True):
             # Another node of the job was first and requeued it; now it must not start again.
             self._call(what, job.hold)
+
+    @staticmethod
+    def _is_array_number(job: JobRecord) -> bool:
+        """Whether this number means a whole array to Slurm; pyslurm can say nothing else."""
+        return job.array_task_id is not None and job.array_job_id == job.job_id
 
     def _requeue(self, what: str, job: Any, *, hold: bool) -> bool:
         """Requeue; False if the job is in the queue already."""
@@ -89,6 +100,9 @@ class PyslurmClient:
     def cancel(self, job_id: int, reason: str) -> None:
         """Cancel a job; the reason is its AdminComment. Ended already is success."""
         try:
+            if self._is_array_number(self.job(job_id, "")):
+                self.commands.cancel(job_id, reason)
+                return
             job = self._explained(job_id, reason)
             self._call(f"cancel of job {job_number(job_id)}", job.cancel)
         except (JobUnknown, SlurmRefused) as error:

@@ -71,6 +71,17 @@ class JobRecord:
     het_job_id: int
 
     @property
+    def address(self) -> str:
+        """How to name this job, and no other, to Slurm's commands.
+
+        The last task of an array has the array's own number as its job id, and to scontrol and
+        scancel that number means all tasks (seen on 22.05.8, 24.11.5 and 26.05.5).
+        """
+        if self.array_job_id and self.array_task_id is not None:
+            return f"{self.array_job_id}_{self.array_task_id}"
+        return str(self.job_id)
+
+    @property
     def over(self) -> bool:
         """Whether the job has ended for good; while it leaves, 22.05 says only COMPLETING."""
         return not _OVER.isdisjoint(self.state.split("+"))

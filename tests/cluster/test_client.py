@@ -99,6 +99,29 @@ def check_everything(cluster: Cluster, slurm: SlurmClient) -> None:
     slurm.requeue(again)
     slurm.requeue(again)
     assert slurm.job(again, "node01").restarts == 1
+    slurm.cancel(again, "")
+    check_the_task_that_has_the_arrays_number(cluster, slurm)
+
+
+def check_the_task_that_has_the_arrays_number(cluster: Cluster, slurm: SlurmClient) -> None:
+    """One task has the array's own number; what is done to it leaves the others alone."""
+    for act in (
+        slurm.requeue,
+        lambda job: slurm.hold(job, "why"),
+        lambda job: slurm.cancel(job, "why"),
+    ):
+        array = cluster.sbatch("sleep 600", "--array=0-1", "-w", "node01")
+        # A task has a number of its own only once it is started.
+        cluster.wait_until(lambda: len(slurm.jobs_on("node01")) == 2, "both tasks to start")
+        tasks = slurm.jobs_on("node01")
+        assert array in tasks
+        (sibling,) = tasks - {array}
+        act(array)
+        assert slurm.job(array, "").state != "RUNNING"
+        other = slurm.job(sibling, "")
+        assert (other.state, other.restarts, other.admin_comment) == ("RUNNING", 0, "")
+        cluster.run("scancel", str(array))
+        cluster.wait_until(lambda: not slurm.jobs_on("node01"), "both tasks to end")
 
 
 def test_the_whole_protocol(cluster: Cluster, slurm: SlurmClient) -> None:
