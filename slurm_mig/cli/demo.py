@@ -6,6 +6,7 @@ under the scheduler stand-in: the same Prolog, task prolog and Epilog either way
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -293,6 +294,8 @@ def _install(arguments: argparse.Namespace) -> SlurmInstall | str:
     """The Slurm to run on, or why there is none."""
     if arguments.stand_in:
         return "the stand-in was asked for"
+    if os.geteuid() != 0:
+        return "only root can start slurmd"
     try:
         return SlurmInstall.find()
     except SlurmMissing as error:
