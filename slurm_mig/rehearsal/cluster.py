@@ -153,7 +153,8 @@ class Cluster(ClusterUse):
         ports = free_ports(1 + len(self.nodes))
         self._write_files(Ports(ports[0], tuple(ports[1:])))
         self._keeper = subprocess.Popen(
-            [sys.executable, "-I", "-S", keeper.__file__, str(self.folder)],
+            [sys.executable, "-I", "-S", keeper.__file__, str(self.folder)]
+            + (["remove"] if self._remove else []),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -183,6 +184,9 @@ class Cluster(ClusterUse):
 
     def _end(self) -> None:
         self.end_clients()
+        if self._keeper is not None:
+            with suppress(ClusterError):
+                self._ask({"end": True})
         one, self._keeper = self._keeper, None
         if one is not None:
             with suppress(BrokenPipeError):

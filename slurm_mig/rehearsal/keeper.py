@@ -6,6 +6,9 @@ init's; ending the cluster is then: kill all my descendants until there are none
 input is held by the owner. When that closes, for whatever reason (stop, exception, kill -9 of the
 owner), the cluster ends.
 
+With `remove` as its second argument it also removes the cluster's folder if the owner dies without
+a word (`{"end": true}` is the word).
+
 Commands, one JSON object a line on standard input, one answer a line on standard output:
 `{"start": NAME, "argv": [...], "env": {...}, "log": PATH}` -> `{"pid": N}`,
 `{"signal": NAME, "signum": N}` -> `{}`, `{"status": true}` -> `{"exits": {NAME: code or null}}`,
@@ -16,6 +19,7 @@ import ctypes
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,6 +172,7 @@ class Keeper:
 def main() -> int:
     """Serve commands until standard input closes or SIGTERM, then end everything."""
     keeper = Keeper(sys.argv[1])
+    told = False
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
@@ -197,11 +202,16 @@ def main() -> int:
         while b"\n" in pending:
             line, _, pending = pending.partition(b"\n")
             try:
-                reply = keeper.answer(json.loads(line))
+                command = json.loads(line)
+                told = told or "end" in command
+                reply = keeper.answer(command)
             except (OSError, KeyError, ValueError) as error:
                 reply = {"error": f"{type(error).__name__}: {error}"}
             os.write(1, json.dumps(reply).encode() + b"\n")
-    return 1 if keeper.end() else 0
+    left = keeper.end()
+    if sys.argv[2:] == ["remove"] and not told:
+        shutil.rmtree(sys.argv[1], ignore_errors=True)
+    return 1 if left else 0
 
 
 if __name__ == "__main__":

@@ -25,12 +25,12 @@ OWNER = """
 import sys, time
 from pathlib import Path
 from slurm_mig.rehearsal.cluster import Cluster, Node
-cluster = Cluster(Path(sys.argv[1]), [Node("n1")])
+cluster = Cluster.temporary([Node("n1")])
 cluster.start()
 job = cluster.sbatch("setsid sleep 600 & sleep 600")
 cluster.wait_job(job, "RUNNING")
 cluster.popen("srun", "sleep", "600")
-print(len(cluster.processes()), flush=True)
+print(len(cluster.processes()), cluster.folder, flush=True)
 time.sleep(600)
 """
 
@@ -172,25 +172,31 @@ def test_an_exception_leaves_nothing_either(slurm_install: SlurmInstall) -> None
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_the_owners_death_ends_the_cluster(folder: Path, signum: signal.Signals) -> None:
-    """However the owning process dies, kill -9 included, its cluster is gone within seconds."""
+def test_the_owners_death_ends_the_cluster(
+    slurm_install: SlurmInstall, signum: signal.Signals
+) -> None:
+    """However the owner dies, kill -9 included, processes and folder are gone within seconds."""
     owner = subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(folder)],
+        [sys.executable, "-c", OWNER],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
     )
     try:
-        running = owner.stdout.readline().strip()
+        running, _, place = owner.stdout.readline().strip().partition(" ")
         owner.send_signal(signum)
         owner.wait(timeout=30)
-        watcher = Cluster(folder, [Node("n1")])
-        watcher.wait_until(lambda: leftovers(folder) == set(), "the cluster to end", timeout=20)
+        folder = Path(place)
+        watcher = Cluster("/nowhere", [Node("n1")], install=slurm_install)
+        watcher.wait_until(
+            lambda: leftovers(folder) == set() and not folder.exists(), "the end", timeout=20
+        )
     finally:
         owner.kill()
         owner.communicate()
     assert int(running) >= 6
+    assert place != ""
 
 
 def test_the_keepers_death_is_noticed_and_cleaned_up(make_cluster) -> None:
