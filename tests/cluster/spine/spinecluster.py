@@ -162,8 +162,9 @@ class Spine:
         return [json.loads(line) for line in out.splitlines()]
 
     def seen(self, job: int) -> list[dict[str, Any]]:
-        """What the looks of a batch job printed."""
-        return [json.loads(line) for line in self.cluster.output_file(job).read_text().splitlines()]
+        """What the looks of a batch job printed; slurmstepd may have said something between."""
+        lines = self.cluster.output_file(job).read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
 
     def comment(self, job: int) -> str:
         """The job's AdminComment."""
@@ -257,6 +258,11 @@ class Spine:
         """What the hooks of a node have logged so far."""
         path = self.nodes[name].log
         return path.read_text().splitlines() if path.exists() else []
+
+    def reason(self, name: str, job: int) -> str:
+        """Why the hooks of a node failed for a job, from their log."""
+        lines = [line for line in self.log_lines(name) if f" job={job} " in line]
+        return "".join(line.partition(" reason=")[2] for line in lines if "node-at-fault" in line)
 
     # -- between tests ----------------------------------------------------------------------
 
