@@ -22,7 +22,7 @@ from slurm_mig.rehearsal.cluster import (
 pytestmark = pytest.mark.slurm
 
 OWNER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from slurm_mig.rehearsal.cluster import Cluster, Node
 cluster = Cluster.temporary([Node("n1")])
