@@ -25,6 +25,8 @@ OWNER = """
 import signal, sys, time
 from pathlib import Path
 from slurm_mig.rehearsal.cluster import Cluster, Node
+# A shell starts what runs in the background with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 cluster = Cluster.temporary([Node("n1")])
 cluster.start()
 job = cluster.sbatch("setsid sleep 600 & sleep 600")
