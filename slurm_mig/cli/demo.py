@@ -23,7 +23,7 @@ from slurm_mig.cli import picture, terminal
 from slurm_mig.errors import SlurmMigError
 from slurm_mig.hook import partitioner
 from slurm_mig.log import Log
-from slurm_mig.rehearsal.cluster import Cluster, Node
+from slurm_mig.rehearsal.cluster import LONGEST_FOLDER, Cluster, Node
 from slurm_mig.rehearsal.node import RehearsalNode
 from slurm_mig.rehearsal.slurm_install import SlurmInstall, SlurmMissing
 from slurm_mig.rehearsal.standin import Standin, StandinNode
@@ -62,19 +62,20 @@ class OnSlurm:
     """A real Slurm on loopback."""
 
     def __init__(self, folder: Path, nodes: Sequence[RehearsalNode]) -> None:
-        self._cluster = Cluster(
-            folder,
-            [
-                Node(
-                    node.name,
-                    node.promises,
-                    prolog=node.prolog,
-                    epilog=node.epilog,
-                    task_prolog=node.task_prolog,
-                )
-                for node in nodes
-            ],
-        )
+        members = [
+            Node(
+                node.name,
+                node.promises,
+                prolog=node.prolog,
+                epilog=node.epilog,
+                task_prolog=node.task_prolog,
+            )
+            for node in nodes
+        ]
+        self._logs = folder / "log"
+        # Sockets cannot live in a long path, which a checkout may well have.
+        fits = len(os.fsencode(folder.resolve())) <= LONGEST_FOLDER
+        self._cluster = Cluster(folder, members) if fits else Cluster.temporary(members)
         self.wants_counts = self._cluster.release < (24, 11)
         self._srun: list[subprocess.Popen[str]] = []
 
@@ -83,7 +84,11 @@ class OnSlurm:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._cluster.stop()
+        try:
+            if not self._logs.exists():
+                shutil.copytree(self._cluster.folder / "log", self._logs)
+        finally:
+            self._cluster.stop()
 
     def interactive(self, gres: str, argv: Sequence[str], output: Path) -> None:
         """Start `srun --gres=…` in the background."""

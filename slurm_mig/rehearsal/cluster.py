@@ -29,7 +29,7 @@ from slurm_mig.rehearsal.slurm_install import SlurmInstall, SlurmMissing
 __all__ = ["Cluster", "ClusterError", "Node", "SlurmInstall", "SlurmMissing"]
 
 # Socket paths end at 107 bytes, and slurmd makes SPOOL/NODE/NODE_JOBID.STEPID inside the folder.
-_LONGEST_FOLDER = 60
+LONGEST_FOLDER = 60
 
 
 def _addresses(hostname: str) -> set[str]:
@@ -96,9 +96,9 @@ class Cluster(ClusterUse):
         self._keeper: subprocess.Popen[bytes] | None = None
         if requeue_delay < 5:
             raise ClusterError(f"requeue_delay {requeue_delay}: Slurm takes no less than 5 seconds")
-        if len(os.fsencode(self.folder)) > _LONGEST_FOLDER:
+        if len(os.fsencode(self.folder)) > LONGEST_FOLDER:
             raise ClusterError(
-                f"{self.folder}: longer than {_LONGEST_FOLDER} bytes, so the sockets in it would"
+                f"{self.folder}: longer than {LONGEST_FOLDER} bytes, so the sockets in it would"
                 " not work; use a shorter path or Cluster.temporary()"
             )
 

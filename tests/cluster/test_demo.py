@@ -109,6 +109,18 @@ def test_under_the_stand_in(folder: Path) -> None:
 
 
 @pytest.mark.slurm
+def test_in_a_long_path(slurm_install: SlurmInstall, folder: Path) -> None:
+    """A folder whose path is too long for sockets does as well, and has Slurm's logs in the end."""
+    temporary = folder / "temporary"
+    temporary.mkdir(mode=0o755)
+    deep = folder / ("d" * 70) / "demo"
+    status, said = run(PROGRAM, "demo", "--directory", deep, TMPDIR=str(temporary))
+    assert (status, said[-2]) == (0, TOTAL)
+    assert (deep / "slurm/log/slurmctld.log").stat().st_size > 0
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.slurm
 @pytest.mark.parametrize("option", [(), ("--stand-in",)], ids=["slurm", "stand-in"])
 def test_leaves_nothing(slurm_install: SlurmInstall, folder: Path, option: tuple[str, ...]) -> None:
     """It works where only its temporary folder can be written, and leaves that empty.
