@@ -9,33 +9,55 @@ import pytest
 from spinecluster import Spine
 
 from slurm_mig.rehearsal.cluster import SlurmInstall
+from slurm_mig.rehearsal.slurm_folder import DEFAULT_FOLDER
 
 
-@pytest.fixture(scope="session")
-def spine_folder() -> Iterator[Path]:
-    """A folder with a short path, since sockets live in it, that every user can enter."""
+def running(install: SlurmInstall) -> Iterator[Spine]:
+    """A cluster that runs, in a folder with a short path, since sockets live in it."""
     folder = Path(tempfile.mkdtemp(prefix="spine-"))
     try:
-        yield folder
+        spine = Spine(folder, install)
+        with spine.cluster:
+            yield spine
     finally:
         shutil.rmtree(folder)
 
 
+def looked_over(spine: Spine) -> Iterator[Spine]:
+    """The cluster, idle; after the test nothing may be left on any node, and none be drained."""
+    yield spine
+    try:
+        spine.end_jobs()
+        assert spine.leftovers() == {}
+        assert [node.simulation.faults() for node in spine.nodes.values()] == [{}, {}]
+    finally:
+        spine.repair()
+
+
 @pytest.fixture(scope="session")
-def shared_spine(slurm_install: SlurmInstall, spine_folder: Path) -> Iterator[Spine]:
-    """The running cluster; take `spine` instead, which cleans up and looks for leftovers."""
-    spine = Spine(spine_folder, slurm_install)
-    with spine.cluster:
-        yield spine
+def shared_spine(slurm_install: SlurmInstall) -> Iterator[Spine]:
+    """The cluster on this machine's own Slurm; take `spine` instead."""
+    yield from running(slurm_install)
 
 
 @pytest.fixture
 def spine(shared_spine: Spine) -> Iterator[Spine]:
-    """The cluster, idle; after the test nothing may be left on any node, and none be drained."""
-    yield shared_spine
-    try:
-        shared_spine.end_jobs()
-        assert shared_spine.leftovers() == {}
-        assert [node.simulation.faults() for node in shared_spine.nodes.values()] == [{}, {}]
-    finally:
-        shared_spine.repair()
+    """The cluster on this machine's own Slurm, looked over after the test."""
+    yield from looked_over(shared_spine)
+
+
+@pytest.fixture(scope="session", params=["trixie", "forky"])
+def shared_other_spine(
+    request: pytest.FixtureRequest, slurm_install: SlurmInstall
+) -> Iterator[Spine]:
+    """A cluster on another release, where its folder exists; take `other_spine` instead."""
+    folder = DEFAULT_FOLDER / request.param
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}: python -m slurm_mig.rehearsal.slurm_folder {request.param}")
+    yield from running(SlurmInstall.find(folder))
+
+
+@pytest.fixture
+def other_spine(shared_other_spine: Spine) -> Iterator[Spine]:
+    """A cluster on another release, looked over after the test."""
+    yield from looked_over(shared_other_spine)

@@ -12,10 +12,14 @@ import sysconfig
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import filelock
 import pynvml
+import pytest
 
+import slurm_mig
 from slurm_mig.ledger import Entry, Ledger
 from slurm_mig.nvml import Driver
 from slurm_mig.profiles import Placement
@@ -87,6 +91,12 @@ def portable_python(folder: Path) -> Path:
     return wrapper
 
 
+def _home(module: ModuleType) -> Path:
+    """The folder of a package, or the file of a module."""
+    path = Path(str(module.__file__))
+    return path.parent if path.name == "__init__.py" else path
+
+
 def gres(counts: Mapping[str, int]) -> str:
     """`--gres=mig:3g.20gb:1,…`, with counts, which Slurm 22.05 wants."""
     return "--gres=" + ",".join(f"mig:{profile}:{count}" for profile, count in counts.items())
@@ -100,7 +110,8 @@ def _number(value: object) -> int:
 class Spine:
     """The cluster, its nodes, and short words for what the tests do with them."""
 
-    def __init__(self, folder: Path, install: SlurmInstall, **options: Any) -> None:
+    def __init__(self, folder: Path, install: SlurmInstall) -> None:
+        """Make the nodes in `folder`; `install` may be a folder with another Debian."""
         self.folder = folder
         folder.chmod(0o755)
         for part in ("ready", "go"):
@@ -113,12 +124,22 @@ class Spine:
         self.look = folder / "look"
         self.look.write_text(_LOOK.format(folder=folder, python=self.python))
         self.look.chmod(0o755)
-        self.nodes = {
-            name: RehearsalNode.create(
-                folder / name, name, GPUS, scontrol=install.program("scontrol"), settings=settings
-            )
-            for name, settings in SETTINGS.items()
-        }
+        mounts = []
+        with pytest.MonkeyPatch.context() as patch:
+            if install.inside:
+                # The hooks are to run a Python that is there too.
+                patch.setattr(sys, "executable", str(self.python))
+                mounts = [folder, _home(slurm_mig), *{_home(m).parent for m in (filelock, pynvml)}]
+            self.nodes = {
+                name: RehearsalNode.create(
+                    folder / name,
+                    name,
+                    GPUS,
+                    scontrol=install.program("scontrol"),
+                    settings=settings,
+                )
+                for name, settings in SETTINGS.items()
+            }
         offered = [{**node.promises, IMPOSSIBLE: 1} for node in self.nodes.values()]
         self.cluster = Cluster(
             folder / "slurm",
@@ -134,7 +155,7 @@ class Spine:
             ],
             install=install,
             requeue_delay=REQUEUE_DELAY,
-            **options,
+            also_mount=mounts,
         )
 
     # -- jobs -------------------------------------------------------------------------------
