@@ -67,8 +67,11 @@ class _Start:
     def request(self) -> tuple[int, tuple[Wanted, ...]]:
         """The job's user and what it wants here. Raises RequestError, NodeFault, JobUnknown."""
         if self.settings.slurm_request == "token":
-            extra = self.env.get("SLURM_JOB_EXTRA", self.env.get("SLURM_JOB_COMMENT", ""))
-            wanted = parse_token(extra)
+            stamped = self.env.get("SLURM_JOB_EXTRA", "")
+            if not stamped and "SLURM_JOB_START_TIME" not in self.env:
+                # Slurm before 23.02; since then a comment is the user's own, and says nothing.
+                stamped = self.env.get("SLURM_JOB_COMMENT", "")
+            wanted = parse_token(stamped)
             uid = self.env.get("SLURM_JOB_UID", "")
             # No token: submitted before the plugin was there. Then Slurm is asked.
             if wanted is not None and uid.isdecimal():
