@@ -8,7 +8,7 @@ matches was made by somebody else: it counts as occupied and is never touched.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -137,7 +137,6 @@ class Partitioner:
 
     def _spaces(self, entries: Iterable[Entry]) -> list[GpuSpace]:
         """What is taken on each MIG GPU: what the driver shows and what the ledger intends."""
-        entries = [entry for entry in entries if entry.boot == self._boot]
         spaces = []
         for gpu in self._gpus():
             gis = self._gis(gpu, with_cis=False)
@@ -192,7 +191,8 @@ class Partitioner:
         total = self.promises()
         while True:
             with self._locks.host():
-                entries = self._ledger.entries()
+                # Entries of an earlier boot hold nothing any more; reconcile will forget them.
+                entries = [e for e in self._ledger.entries() if e.boot == self._boot]
                 spaces = self._spaces(entries)
                 left = total - Counter(entry.wish.profile for entry in entries)
                 # What Slurm may still send here once this job has its own.
@@ -404,19 +404,6 @@ class Partitioner:
             if not doomed:
                 report.mended.append(f"job {job}: removed what was handed over; it has ended")
 
-    def refuse(self, job: int, reason: str) -> None:
-        """Make sure that no task of the job runs on this node."""
-        self._handover.open(job)
-        self._handover.refuse(job, reason)
-
-    def missed(self, job: int) -> int:
-        """Count a start without room; how many in a row."""
-        return self._ledger.missed(job)
-
-    def forget_misses(self, job: int) -> None:
-        """The job will not come back by itself."""
-        self._ledger.served(job)
-
     def close(self) -> None:
         """Close the ledger."""
         self._ledger.close()
@@ -424,8 +411,3 @@ class Partitioner:
 
 def _wish(slot: Slot) -> Wish:
     return Wish(slot.gpu, slot.profile.name, slot.profile.id, slot.placement)
-
-
-def offered(promises: Mapping[str, int]) -> str:
-    """The counts for gres.conf and messages: `3g.20gb:2,1g.5gb:4`."""
-    return ",".join(f"{profile}:{count}" for profile, count in promises.items())

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from slurm_mig.errors import NodeFault, SlurmMigError
 from slurm_mig.layouts import layout
 from slurm_mig.log import Log
 from slurm_mig.nvml import Driver
-from slurm_mig.partitioner import GpuView, offered
+from slurm_mig.partitioner import GpuView
 from slurm_mig.profiles import Geometry
 
 Subparsers = Any  # argparse's type for it is private
@@ -26,6 +27,11 @@ DEGRADED = 3
 def _quiet(operation: str) -> Log:
     """The log of a command that a person runs; written only where it changes something."""
     return Log("syslog", operation, by=f"uid {os.getuid()}")
+
+
+def offered(promises: Mapping[str, int]) -> str:
+    """Counts as gres.conf and slurm.conf want them: `3g.20gb:2,1g.5gb:4`."""
+    return ",".join(f"{profile}:{count}" for profile, count in promises.items())
 
 
 def _instances(view: GpuView) -> list[dict[str, Any]]:

@@ -211,8 +211,8 @@ def test_refusal_that_comes_while_slurm_is_asked(site):
     handover.open(7)
 
     def ask():
-        with site.core() as core:
-            core.refuse(7, "no room")
+        handover.open(7)
+        handover.refuse(7, "no room")
         return frozenset()
 
     with site.core() as core:
