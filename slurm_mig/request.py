@@ -17,7 +17,10 @@ GRES = "mig"
 #: hooks' sh matches the first of these literally, so the two must change together.
 TOKEN = re.compile(r"slurm-mig/1:([0-9a-z.+=,-]+);", re.ASCII)
 
-_COUNTED = re.compile(r"(?P<name>.*?)\(CNT:(?P<count>[0-9]+)\)", re.ASCII)
+#: A count is at most so long: 16 GPUs hold 112 instances, and a million names would be a list.
+_DIGITS = 3
+
+_COUNTED = re.compile(r"(?P<name>.*?)\(CNT:(?P<count>[0-9]+)\)", re.ASCII | re.DOTALL)
 
 
 class Wanted(NamedTuple):
@@ -28,8 +31,10 @@ class Wanted(NamedTuple):
 
 
 def _wanted(profile: str, count: str, whole: str) -> Wanted:
-    if not count.isascii() or not count.isdecimal() or int(count) < 1:
+    if not count.isascii() or not count.isdecimal() or not count.strip("0"):
         raise RequestError(f"{whole!r} asks for {count!r} instances; ask for 1 or more")
+    if len(count) > _DIGITS:
+        raise RequestError(f"{whole!r} asks for more instances than any node has")
     name = ProfileName.parse(profile)
     if name.compute is not None:
         raise RequestError(
