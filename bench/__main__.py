@@ -16,7 +16,7 @@ from bench.scene import Scene, scene
 from bench.timing import BenchError, Launcher, Summary
 from slurm_mig.errors import SlurmMigError
 
-LINE = "{:62} {:>9} {:>9} {:>9} {:>9} {:>6}  {}"
+LINE = "{:60} {:>9} {:>9} {:>9} {:>9} {:>9} {:>6}  {}"
 
 
 def _rows(build: Path, here: Scene, runs: int, parts: set[str]) -> Iterator[Row]:
@@ -48,6 +48,7 @@ def _number(value: float, unit: str) -> str:
 
 def _print(row: Row) -> None:
     cells = [_number(getattr(row.summary, name), row.unit) for name in ("median", "min", "p90")]
+    cells.append("" if row.cpu_ms is None else _number(row.cpu_ms, "ms"))
     if row.asked is None:
         print(LINE.format(row.what, *cells, "", "", ""), flush=True)
         return
@@ -64,6 +65,7 @@ def _document(row: Row) -> dict[str, Any]:
         "median": round(row.summary.median, 4),
         "min": round(row.summary.min, 4),
         "p90": round(row.summary.p90, 4),
+        "cpu_ms": row.cpu_ms,
         "runs": row.summary.runs,
         "asked": row.asked,
         "ok": row.asked is None or row.summary.median <= row.asked,
@@ -98,7 +100,7 @@ def main() -> int:
         for key, value in facts.items():
             print(f"{key}: {value}")
         print(f"medians of {arguments.runs} runs; whole processes, started by bench/launch.c")
-        print(LINE.format("", "median", "min", "p90", "asked", "ratio", ""), flush=True)
+        print(LINE.format("", "median", "min", "p90", "cpu", "asked", "ratio", ""), flush=True)
         show(_rows(arguments.build, here, arguments.runs, parts - {"crowd"}))
         slow = arguments.crowd_runs or arguments.runs
         show(_rows(arguments.build, here, slow, parts & {"crowd"}))

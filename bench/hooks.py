@@ -1,6 +1,7 @@
 """Measures the hooks, whole processes, as slurmd starts them."""
 
 from collections.abc import Callable, Iterator, Sequence
+from statistics import median
 from typing import NamedTuple
 
 from bench.scene import Scene
@@ -15,16 +16,22 @@ CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
 
 
 class Row(NamedTuple):
-    """One line of the table; `asked` is None for what is shown and not asked for."""
+    """One line of the table; `asked` is None for what is shown and not asked for.
+
+    `cpu_ms` is the median of the processor time: unlike wall time, it grows little when others use
+    the machine too.
+    """
 
     what: str
     unit: str
     summary: Summary
     asked: float | None
+    cpu_ms: float | None = None
 
 
 def _ms(what: str, runs: Sequence[Run], asked: float | None) -> Row:
-    return Row(what, "ms", Summary.of([run.ms for run in runs]), asked)
+    cpu = median(run.cpu_us / 1e3 for run in runs)
+    return Row(what, "ms", Summary.of([run.ms for run in runs]), asked, cpu)
 
 
 def _mb(what: str, runs: Sequence[Run], asked: float) -> Row:

@@ -6,7 +6,8 @@
  * slurm_mig/rehearsal/hookrun.py; the environment is this program's own, handed on as it is.
  *
  * Waits until its stdin ends, so that many can start at once. Prints one line: wait status, peak of
- * the largest process in KiB, start and end in ns of CLOCK_MONOTONIC; then what the hook printed.
+ * the largest process in KiB, processor time of all of them in us, start and end in ns of
+ * CLOCK_MONOTONIC; then what the hook printed.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -71,7 +72,10 @@ int main(int argc, char **argv)
 		perror("launch: wait4");
 		return 1;
 	}
-	printf("%d %ld %lld %lld\n", status, usage.ru_maxrss, start, now());
+	long long end = now();
+	long long cpu = (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000LL +
+			usage.ru_utime.tv_usec + usage.ru_stime.tv_usec;
+	printf("%d %ld %lld %lld %lld\n", status, usage.ru_maxrss, cpu, start, end);
 	fflush(stdout);
 	if (write(1, said, length) < 0)
 		return 1;

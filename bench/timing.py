@@ -18,10 +18,15 @@ class BenchError(Exception):
 
 
 class Run(NamedTuple):
-    """One run of a hook: exit status, peak of its largest process in KiB, times in ns, output."""
+    """One run of a hook.
+
+    `status` is its wait status, `peak_kib` the peak of its largest process, `cpu_us` the processor
+    time of all its processes; `start` and `end` are in ns.
+    """
 
     status: int
     peak_kib: int
+    cpu_us: int
     start: int
     end: int
     output: str

@@ -4,10 +4,12 @@ Import budget: the hook path; no jinja2, rich, argparse, logging, pyslurm (tests
 list). Slurm shows a hook's output only when it fails, so the last line on stderr is the reason.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from slurm_mig import configfile
 from slurm_mig.errors import NodeFault, SlurmMigError, one_line
@@ -77,3 +79,16 @@ def run(
     log.write("node-at-fault", failed=True)
     say(reason)
     return AT_FAULT
+
+
+def leave(status: int) -> NoReturn:
+    """End the process at once.
+
+    The interpreter's own end takes a module apart after the other: 15 of a hook's 90 ms. Nothing is
+    lost: ledger, driver and log are closed by now, and the kernel frees the locks.
+    """
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
