@@ -103,21 +103,23 @@ class _Start:
     def _settle(self, sentence: str, *, again: bool) -> str:
         """Requeue, hold or cancel the job; returns which."""
         record = self.record()
+        # A heterogeneous job goes as a whole, by the id of its first component.
+        whole = record.het_job_id or self.job
         with Ledger(Path(self.settings.state_directory)) as ledger:
             misses = ledger.missed(self.job) if again else 0
             requeue = record.batch and record.requeue
             if requeue and again and misses < self.settings.prolog_misses:
-                self.client.requeue(self.job)
+                self.client.requeue(whole)
                 return f"requeued (miss {misses})"
             ledger.served(self.job)
         if requeue:
             times = f" ({misses} times in a row)" if again else ""
-            self.client.hold(self.job, sentence + times)
+            self.client.hold(whole, sentence + times)
             return "held"
         if not record.batch:
             with suppress(SlurmRefused):
-                self.client.notify(self.job, sentence)
-        self.client.cancel(self.job, sentence)
+                self.client.notify(whole, sentence)
+        self.client.cancel(whole, sentence)
         return "cancelled"
 
 

@@ -154,6 +154,9 @@ class Spine:
                 for node, types in zip(self.nodes.values(), offered, strict=True)
             ],
             install=install,
+            # Else a batch script starts when the Prolog of its first node is done, and may run in
+            # part before that of another node turns the job away.
+            prolog_flags="Alloc,DeferBatch",
             requeue_delay=REQUEUE_DELAY,
             also_mount=mounts,
         )

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from spinecluster import USER, Spine, gres
+from spinecluster import IMPOSSIBLE, USER, Spine, gres
 
 from slurm_mig.rehearsal.hookrun import run_hook
 
@@ -60,3 +60,36 @@ def test_component_that_cannot_be_told(spine: Spine) -> None:
     assert (free.rc, free.output) == (0, "")
     assert refused.rc == 1
     assert refused.output.startswith("print slurm-mig: job 4711 may not run here: ")
+
+
+def test_miss_of_one_component(spine: Spine) -> None:
+    """Without room for one component the whole batch job goes back, and starts by itself later.
+
+    Its script may have begun on the first component's node by then, since Slurm's DeferBatch does
+    not wait for other components; but no task of theirs has.
+    """
+    foreign = spine.occupy("node2")
+    output = f"--output={spine.folder}/slurm/work/hetmiss.out"
+    script = f"#!/bin/sh\nsrun --het-group=0,1 {spine.look}\n"
+    words = ["sbatch", "--parsable", output, "-w", "node1", gres(FIRST), ":"]
+    words += ["-w", "node2", gres(SECOND)]
+    job = int(spine.cluster.run(*words, input=script, user=USER).stdout)
+    spine.wait_back(job)
+    file = spine.folder / "slurm/work/hetmiss.out"
+    before = file.read_text() if file.exists() else ""
+    for gpu, gi in enumerate(foreign):
+        spine.remove_foreign("node2", gpu, gi)
+    spine.end_of_jobs()
+    seen = [json.loads(line) for line in file.read_text().splitlines()]
+    assert '"node2"' not in before
+    assert by_profiles(seen) == {"3g.20gb": ("node1", 1), "1g.5gb,1g.5gb": ("node2", 2)}
+
+
+def test_senseless_request_of_one_component(spine: Spine) -> None:
+    """Where one component's request makes no sense, the whole job is held, with the reason."""
+    script = f"#!/bin/sh\n{spine.look}\n"
+    words = ["sbatch", "--parsable", "-w", "node1", gres(FIRST), ":"]
+    words += ["-w", "node2", gres({IMPOSSIBLE: 1})]
+    job = int(spine.cluster.run(*words, input=script, user=USER).stdout)
+    spine.wait_held(job)
+    assert f"has a profile '{IMPOSSIBLE}'" in spine.comment(job)

@@ -97,14 +97,32 @@ def test_impossible_part_of_a_possible_request(spine: Spine) -> None:
 
 
 def test_miss_on_one_of_two_nodes(spine: Spine) -> None:
-    """A job on two nodes of which one has no room goes back as a whole and leaves nothing."""
-    foreign = spine.occupy("node1")
+    """A job on two nodes of which one has no room goes back as a whole, unrun, and leaves nothing.
+
+    Also when the Prolog on the script's node was done long before the other turned the job away.
+    """
+    foreign = spine.occupy("node2")
+    slow = spine.nodes["node2"].simulation
+    slow.latency("nvmlDeviceGetCount", 1.0)
     job = spine.cluster.sbatch(f"srun {spine.look}", "-N2", gres({"3g.20gb": 1}), user=USER)
     spine.wait_back(job)
+    slow.clear_faults()
     left = [entry for name in spine.nodes for entry in spine.entries(name)]
     ran = spine.cluster.output_file(job).exists()
     for gpu, gi in enumerate(foreign):
-        spine.remove_foreign("node1", gpu, gi)
+        spine.remove_foreign("node2", gpu, gi)
     spine.cluster.wait_job(job)
     assert (left, ran) == ([], False)
     assert sorted(seen["node"] for seen in spine.seen(job)) == ["node1", "node2"]
+
+
+def test_miss_of_a_job_that_must_not_be_requeued(spine: Spine) -> None:
+    """With --no-requeue a batch job is cancelled instead, with the reason, and never runs."""
+    foreign = spine.occupy("node1")
+    words = ("-w", "node1", gres({"2g.10gb": 1}), "--no-requeue")
+    job = spine.cluster.sbatch(str(spine.look), *words, user=USER)
+    spine.end_of_jobs()
+    for gpu, gi in enumerate(foreign):
+        spine.remove_foreign("node1", gpu, gi)
+    assert (spine.state(job), spine.comment(job)) == ("CANCELLED", NO_ROOM)
+    assert not spine.cluster.output_file(job).exists()
