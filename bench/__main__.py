@@ -5,6 +5,7 @@ Exit status: 0 when every number is as asked, 1 when one is over, 2 when it cann
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,8 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     """Run it."""
     arguments = _arguments()
+    # Ended from outside, it still takes its cluster and its folder with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parts = set(arguments.only or ("hooks", "crowd", "choose"))
     rows: list[Row] = []
     document: dict[str, Any] = {"version": 1}
