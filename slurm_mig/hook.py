@@ -59,7 +59,7 @@ def run(
     """
     job = env.get("SLURM_JOB_ID", "")
     if not (job.isascii() and job.isdecimal() and len(job) < 11):
-        say(f"SLURM_JOB_ID {one_line(job, 80)!r} is not a job id; Slurm sets it for a {which}")
+        say(f"SLURM_JOB_ID {one_line(job, 80)!r} is not a job id; Slurm sets it for every {which}")
         return USAGE
     target = "syslog"
     fields = {"job": job, "node": env.get("SLURMD_NODENAME", "")}

@@ -31,7 +31,9 @@ def main() -> int:
     """Run the command line; returns the exit status."""
     arguments = build_parser().parse_args()
     try:
-        return int(arguments.func(arguments))
+        status = int(arguments.func(arguments))
+        # Here, where a reader that has gone is expected, and not at the interpreter's end.
+        sys.stdout.flush()
     except (ConfigError, RequestError) as error:
         sys.stderr.write(f"slurm-mig: {error}\n")
         return USAGE
@@ -47,6 +49,7 @@ def main() -> int:
         return FAILED
     except KeyboardInterrupt:
         return 130
+    return status
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,22 @@ from slurm_mig.layouts import layout
 from slurm_mig.log import Log
 from slurm_mig.nvml import Driver
 from slurm_mig.partitioner import GpuView
-from slurm_mig.profiles import Geometry
+from slurm_mig.profiles import Geometry, GiProfile
 
 Subparsers = Any  # argparse's type for it is private
 
 DEGRADED = 3
+
+#: What the table of GPUs calls the numbers of a profile, where one may be unknown.
+_TABLE_NAMES = {
+    "memory_mb": "memory_size_mb",
+    "multiprocessors": "multiprocessor_count",
+    "copy_engines": "copy_engine_count",
+    "decoders": "decoder_count",
+    "encoders": "encoder_count",
+    "jpegs": "jpeg_count",
+    "ofas": "ofa_count",
+}
 
 
 def _quiet(operation: str) -> Log:
@@ -62,7 +73,7 @@ def _instances(view: GpuView) -> list[dict[str, Any]]:
             "uuids": list(entry.uuids),
             "job": entry.job,
             "uid": entry.uid,
-            "state": entry.state,
+            "state": picture.absent_state(entry),
             "reason": entry.reason or "in the ledger, not on the GPU",
         }
         for entry in view.pending
@@ -122,21 +133,33 @@ def status(arguments: argparse.Namespace) -> int:
     return DEGRADED if odd else 0
 
 
-def _print_profiles(geometry: Geometry, title: str, arguments: argparse.Namespace) -> None:
+def _numbers(profile: GiProfile, unknown: Sequence[str]) -> dict[str, int | None]:
+    """A profile's numbers; None where nobody knows it, which the geometry has as 0."""
+    values = {field: getattr(profile, field) for field in _TABLE_NAMES}
+    return {
+        field: value if value or _TABLE_NAMES[field] not in unknown else None
+        for field, value in values.items()
+    }
+
+
+def _print_profiles(
+    geometry: Geometry, title: str, arguments: argparse.Namespace, unknown: Sequence[str] = ()
+) -> None:
     out = terminal.console()
     out.print(Text(title, "bold"))
     lines = terminal.table(
         *("--gres", "MEMORY", "SM", "MAX", "PLACEMENTS", "MEDIA"), right=("MEMORY", "SM", "MAX")
     )
     for p in geometry.profiles:
-        media = f"dec {p.decoders} enc {p.encoders} jpeg {p.jpegs} ofa {p.ofas}"
+        n = _numbers(p, unknown)
+        shown = {field: "?" if value is None else str(value) for field, value in n.items()}
         lines.add_row(
             f"mig:{p.name}",
-            f"{p.memory_mb / 1024:.2f} GiB" if p.memory_mb else "?",
-            str(p.multiprocessors or "?"),
+            f"{p.memory_mb / 1024:.2f} GiB" if n["memory_mb"] else "?",
+            shown["multiprocessors"],
             str(p.max_count),
             " ".join(map(str, p.placements)),
-            media,
+            "dec {decoders} enc {encoders} jpeg {jpegs} ofa {ofas}".format_map(shown),
         )
     out.print(lines)
     if arguments.layouts:
@@ -144,7 +167,9 @@ def _print_profiles(geometry: Geometry, title: str, arguments: argparse.Namespac
             out.print(f"layout {name}: {offered(layout(geometry, name))}")
 
 
-def _profiles_json(model: str, geometry: Geometry, **more: object) -> dict[str, Any]:
+def _profiles_json(
+    model: str, geometry: Geometry, blank: Sequence[str] = (), **more: object
+) -> dict[str, Any]:
     return {
         "model": model,
         **more,
@@ -155,14 +180,8 @@ def _profiles_json(model: str, geometry: Geometry, **more: object) -> dict[str, 
                 "index": p.index,
                 "id": p.id,
                 "slices": p.slices,
-                "memory_mb": p.memory_mb,
                 "max_count": p.max_count,
-                "multiprocessors": p.multiprocessors,
-                "copy_engines": p.copy_engines,
-                "decoders": p.decoders,
-                "encoders": p.encoders,
-                "jpegs": p.jpegs,
-                "ofas": p.ofas,
+                **_numbers(p, blank),
                 "placements": [str(place) for place in p.placements],
             }
             for p in geometry.profiles
@@ -177,15 +196,18 @@ def profiles(arguments: argparse.Namespace) -> int:
         entry = table.find(arguments.gpu)
         doubt = ""
         if entry.inferred or entry.unknown:
-            doubt = f"  (inferred: {', '.join((*entry.inferred, *entry.unknown))})"
+            doubt = f"  (inferred: {', '.join(entry.inferred) or 'nothing'}"
+            doubt += f"; unknown: {', '.join(entry.unknown)})" if entry.unknown else ")"
         if arguments.json:
             documents.append(
                 _profiles_json(
-                    entry.key, entry.geometry, inferred=entry.inferred, unknown=entry.unknown
+                    *(entry.key, entry.geometry, entry.unknown),
+                    inferred=entry.inferred,
+                    unknown=entry.unknown,
                 )
             )
         else:
-            _print_profiles(entry.geometry, f"{entry.key}{doubt}", arguments)
+            _print_profiles(entry.geometry, f"{entry.key}{doubt}", arguments, entry.unknown)
     else:
         settings = configfile.load(arguments.config)
         seen: set[str] = set()
@@ -288,7 +310,7 @@ def by_hand(arguments: argparse.Namespace) -> int:
         env["SLURMD_NODENAME"] = arguments.node
     if arguments.command == "epilog":
         return hook.run("epilog", arguments.config, None, env, epilog.work)
-    answer = sys.stdin.read() if arguments.answer else ""
+    answer = sys.stdin.buffer.read().decode(errors="replace") if arguments.answer else ""
     bound = partial(prolog.work, env=env, answer=answer)
     return hook.run("prolog", arguments.config, None, env, bound)
 
@@ -324,10 +346,9 @@ def add_parsers(subparsers: Subparsers) -> None:
         parser = command(name, by_hand, f"run the {name} of one job by hand")
         parser.add_argument("job", help="job id")
         parser.add_argument("--node", help="this node's name in Slurm")
-        parser.add_argument(
-            "--answer",
-            action="store_true",
-            help="read scontrol's JSON from stdin instead of asking"
-            if name == "prolog"
-            else argparse.SUPPRESS,
-        )
+        if name == "prolog":
+            parser.add_argument(
+                "--answer",
+                action="store_true",
+                help="read scontrol's answer from stdin instead of asking",
+            )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from rich.text import Text
 
 from slurm_mig import ledger as states
+from slurm_mig.ledger import Entry
 from slurm_mig.partitioner import GpuView
 from slurm_mig.profiles import Geometry, Placement
 
@@ -20,6 +21,7 @@ _STYLES = {
     states.INTENT: "cyan",
     states.REMOVING: "magenta",
     states.QUARANTINED: "bold red",
+    "lost": "bold red",
 }
 
 
@@ -32,14 +34,19 @@ class Block(NamedTuple):
     kind: str
 
 
+def absent_state(entry: Entry) -> str:
+    """What to call an entry that is not on the GPU: one that should live there is lost."""
+    return "lost" if entry.state == states.LIVE else entry.state
+
+
 def blocks(view: GpuView) -> list[Block]:
     """What occupies a GPU, by start; the free slices between."""
     assert view.geometry is not None  # noqa: S101 -- callers draw GPUs in MIG mode only
     found: dict[int, Block] = {}
     for entry in view.pending:
-        note = f"job {entry.job} {entry.state}"
-        place = entry.wish.placement
-        found[place.start] = Block(place, entry.wish.profile, note, entry.state)
+        place, state = entry.wish.placement, absent_state(entry)
+        note = f"job {entry.job} {state}"
+        found[place.start] = Block(place, entry.wish.profile, note, state)
     for gi, owner in view.instances:
         profile = view.geometry.profile_by_id(gi.profile_id)
         title = profile.name if profile else f"profile {gi.profile_id}"

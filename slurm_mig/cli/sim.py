@@ -37,7 +37,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         verbs, "client", _client, "use a MIG device (or GPU) as a CUDA program would, until ended"
     )
     client.add_argument("uuid", metavar="UUID", help="MIG-… or GPU-…")
-    models = verbs.add_parser("models", help="list the GPUs that can be simulated")
+    text = "list the GPUs that can be simulated"
+    models = verbs.add_parser("models", help=text, description=text)
     models.set_defaults(func=_models)
 
 

@@ -10,14 +10,16 @@ from rich.table import Table
 
 def console() -> Console:
     """Standard output: colour only at a terminal, never under NO_COLOR; no guessing of width."""
-    plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ
+    terminal = sys.stdout.isatty()
     return Console(
-        no_color=plain,
+        # Said, not left to be found out: rich would follow FORCE_COLOR into a pipe.
+        force_terminal=terminal,
+        no_color=not terminal or "NO_COLOR" in os.environ,
         highlight=False,
         emoji=False,
         markup=False,
         soft_wrap=True,
-        width=None if sys.stdout.isatty() else 200,
+        width=None if terminal else 200,
     )
 
 

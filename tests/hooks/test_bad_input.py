@@ -190,7 +190,7 @@ ROWS = [
     ),
     Row(
         *("job id beyond all bounds", nothing, 2),
-        "slurm-mig: SLURM_JOB_ID '123456789012' is not a job id; Slurm sets it for a {which}\n",
+        "slurm-mig: SLURM_JOB_ID '123456789012' is not a job id; Slurm sets it for every {which}\n",
         env={"SLURM_JOB_ID": "123456789012"},
     ),
 ]
