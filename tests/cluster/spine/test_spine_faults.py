@@ -102,6 +102,68 @@ def test_driver_fault_at_creation(spine: Spine, function: str, after: bool) -> N
     assert [one["profiles"] for one in spine.seen(job)] == ["1g.5gb"]
 
 
+def test_prolog_killed_in_the_middle(spine: Spine) -> None:
+    """A Prolog that dies when a GI was just made drains its node; the Epilog removes the GI.
+
+    The ledger has the intent, so the Epilog knows whose it is.
+    """
+    simulation = spine.nodes["node1"].simulation
+    made = simulation.counts().made
+    simulation.fail(CREATE_GI, error="KILL", after=True)
+    job = spine.cluster.sbatch(str(spine.look), *on("node1"), user=USER)
+    spine.cluster.wait_until(
+        lambda: spine.cluster.node_states("node1") == {"IDLE", "DRAIN"}, "the drain"
+    )
+    spine.cluster.wait_until(lambda: spine.state(job) == "PENDING", "the job to be back")
+    left = spine.leftovers()
+    spine.resume("node1")
+    assert simulation.counts().made == made + 1
+    assert left == {}
+    assert not spine.cluster.output_file(job).exists()
+
+
+def test_slurmctld_away_when_a_job_must_go_back(spine: Spine) -> None:
+    """A Prolog that finds no room waits for a slurmctld that is down, and then requeues its job."""
+    foreign = spine.occupy("node1")
+    node = spine.nodes["node1"]
+    node.simulation.latency("nvmlDeviceGetCount", 1.0)
+    job = spine.cluster.sbatch(str(spine.look), *on("node1"), user=USER)
+    spine.cluster.wait_until(
+        lambda: spine.cluster.node_states("node1") != {"IDLE"},
+        "the Prolog to be at work",
+    )
+    spine.cluster.end_daemon("slurmctld")
+    refusal = node.run_directory / f"jobs/{job}/refuse"
+    spine.cluster.wait_until(refusal.exists, "the Prolog to find no room")
+    spine.cluster.start_slurmctld()
+    spine.wait_back(job)
+    node.simulation.clear_faults()
+    ran = spine.cluster.output_file(job).exists()
+    for gpu, gi in enumerate(foreign):
+        spine.remove_foreign("node1", gpu, gi)
+    spine.cluster.wait_job(job)
+    assert not ran
+    assert [one["profiles"] for one in spine.seen(job)] == ["1g.5gb"]
+
+
+def test_interrupt_of_srun_while_the_prolog_creates(spine: Spine) -> None:
+    """A user who loses patience with srun leaves nothing behind either."""
+    simulation = spine.nodes["node1"].simulation
+    made = simulation.counts().made
+    simulation.latency(CREATE_GI, 2.0)
+    process = spine.srun("it", *on("node1"), user=USER)
+    spine.cluster.wait_until(
+        lambda: simulation.busy(0) or simulation.busy(1), "the driver to be at work"
+    )
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    spine.end_of_jobs()
+    simulation.clear_faults()
+    assert process.returncode != 0
+    assert simulation.counts().made == made + 1
+    assert spine.leftovers() == {}
+
+
 def test_instance_held_for_a_while(spine: Spine) -> None:
     """A client outside the job that goes away later delays the Epilog, which then succeeds."""
     simulation = spine.nodes["node1"].simulation

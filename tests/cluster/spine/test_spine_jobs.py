@@ -1,6 +1,7 @@
 """Jobs of every kind get their instances on a real Slurm, use them, and leave nothing."""
 
 import json
+import random
 from collections.abc import Mapping
 
 import pytest
@@ -115,6 +116,25 @@ def test_jobs_at_once_fill_every_promise(spine: Spine) -> None:
     assert [memory(one) for one in seen] == [[MEMORY_MB[profile]] for profile in wanted]
     assert sorted(gi.profile for gi in lives) == sorted(wanted)
     assert {one["visible"] for one in seen} == {ci.uuid for gi in lives for ci in gi.compute}
+
+
+def test_many_short_jobs_never_miss(spine: Spine) -> None:
+    """As long as nobody else makes instances, Slurm sends no job that has no room; none leaks."""
+    made = sum(node.simulation.counts().made for node in spine.nodes.values())
+    before = [len(spine.log_lines(name)) for name in spine.nodes]
+    profiles = [profile for profile, count in PROMISES.items() for _ in range(count)] * 4
+    for profile in random.sample(profiles, len(profiles)):
+        spine.cluster.sbatch("exit 0", gres({profile: 1}), user=USER)
+    spine.end_of_jobs()
+    lines = [
+        line
+        for name, number in zip(spine.nodes, before, strict=True)
+        for line in spine.log_lines(name)[number:]
+        if " prolog: " in line
+    ]
+    assert len(lines) == len(profiles)
+    assert all(" prolog: outcome=served " in line for line in lines)
+    assert sum(node.simulation.counts().made for node in spine.nodes.values()) == made + len(lines)
 
 
 def test_job_without_mig_touches_nothing(spine: Spine) -> None:
