@@ -1,0 +1,1 @@
+"""Tests of the command line. A package, since other folders have test modules of the same names."""
