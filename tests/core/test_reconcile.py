@@ -243,3 +243,14 @@ def test_gpu_that_is_gone(site):
     assert report["foreign"] == [
         f"{what}: not made by slurm-mig; left alone, its space is not offered"
     ]
+
+
+def test_what_is_there_after_a_reboot_is_not_ours(site):
+    """Also before any reconcile, what has the id and the place of a lost instance is foreign."""
+    (entry,) = site.acquire(7, "3g.20gb")
+    site.sim.reboot()
+    site.foreigner("3g.20gb", 4)
+    with site.core() as core:
+        (view,) = core.survey()
+    assert [(gi.id, owner) for gi, owner in view.instances] == [(entry.gi, None)]
+    assert view.pending == (entry,)

@@ -52,7 +52,7 @@ def test_phases_add_up(tmp_path: Path) -> None:
         ("x=y", '"x=y"'),
         ("é漢", "é漢"),
         (1.23456, "1.235"),
-        ("x" * 1000, "x" * 0 + '"' + "x" * 399 + '…"'),
+        ("x" * 1000, '"' + "x" * 399 + '…"'),
     ],
 )
 def test_any_text_stays_on_its_line(tmp_path: Path, value: object, shown: str) -> None:
