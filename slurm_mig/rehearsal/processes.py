@@ -8,6 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
+def _environ(process: Path) -> bytes:
+    """The environment that a process was started with; OSError if it is gone or not ours to read.
+
+    In the middle of an exec the environment looks empty, so an empty one is looked at again. Kernel
+    threads and zombies, which never have any, have no executable either.
+    """
+    for _ in range(10):
+        if found := (process / "environ").read_bytes():
+            return found
+        (process / "exe").readlink()
+        time.sleep(0.001)
+    return b""
+
+
 def marked(marks: Mapping[str, str | None]) -> list[int]:
     """Ids of live processes that were started with all of `marks`; None means any value.
 
@@ -22,7 +36,7 @@ def marked(marks: Mapping[str, str | None]) -> list[int]:
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
-            environ = b"\0" + (entry / "environ").read_bytes()
+            environ = b"\0" + _environ(entry)
             if all(b"\0" + mark in environ for mark in wanted):
                 found.append(int(entry.name))
     return found
