@@ -75,7 +75,12 @@ class OnSlurm:
         self._logs = folder / "log"
         # Sockets cannot live in a long path, which a checkout may well have.
         fits = len(os.fsencode(folder.resolve())) <= LONGEST_FOLDER
-        self._cluster = Cluster(folder, members) if fits else Cluster.temporary(members)
+        flags = "Alloc,DeferBatch"  # as docs/admin.md wants it
+        self._cluster = (
+            Cluster(folder, members, prolog_flags=flags)
+            if fits
+            else Cluster.temporary(members, prolog_flags=flags)
+        )
         self.wants_counts = self._cluster.release < (24, 11)
         self._srun: list[subprocess.Popen[str]] = []
 

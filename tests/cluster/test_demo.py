@@ -127,14 +127,14 @@ def test_leaves_nothing(slurm_install: SlurmInstall, folder: Path, option: tuple
 
     No process that it has started lives on.
     """
+    probe = folder.with_name(f"{folder.name}.probe")
     unshare = shutil.which("unshare") or "/usr/bin/unshare"
-    space = [unshare, "--mount", "--propagation", "private"]
-    if run(*space, "true")[0] != 0:
+    space = [unshare, "--mount", "--propagation", "private", "sh", "-c", CONFINE, "sh"]
+    if run(*space, folder, probe, "true")[0] != 0:
         pytest.skip("needs a mount namespace of its own, which this machine does not allow")
     build.library()  # compiled once for all, in the checkout
-    probe = folder.with_name(f"{folder.name}.probe")
-    words = ["sh", "-c", CONFINE, "sh", folder, probe, PROGRAM, "demo", *option]
-    status, said = run(*space, *words, TMPDIR=str(folder), HOME=str(folder))
+    words = [*space, folder, probe, PROGRAM, "demo", *option]
+    status, said = run(*words, TMPDIR=str(folder), HOME=str(folder))
     assert (status, said[-2]) == (0, TOTAL)
     assert not probe.exists()
     assert said[0].startswith("mnt:[")
