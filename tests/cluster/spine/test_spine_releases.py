@@ -53,3 +53,13 @@ def test_senseless_request(other_spine: Spine) -> None:
     other_spine.wait_held(job)
     assert "has a profile '3g.40gb'" in other_spine.comment(job)
     assert not other_spine.cluster.output_file(job).exists()
+
+
+def test_srun_with_two_components(other_spine: Spine) -> None:
+    """The tasks of a heterogeneous job's second component see its own instances."""
+    look = other_spine.look
+    words = ["--quiet", "--gres=mig:3g.20gb", look, ":", "--gres=mig:1g.5gb", look]
+    with other_spine.cluster.popen("srun", *words, user=USER) as process:
+        seen = other_spine.ended(process)
+    found = {one["profiles"]: [device["memory_mb"] for device in one["devices"]] for one in seen}
+    assert found == {profile: [MEMORY_MB[profile]] for profile in ("3g.20gb", "1g.5gb")}
