@@ -3,6 +3,8 @@
 import pytest
 from spinecluster import IMPOSSIBLE, USER, Spine, gres
 
+from slurm_mig.profiles import Placement
+
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("spine")]
 
 NO_ROOM = "slurm-mig: no room for 2g.10gb; free now: nothing"
@@ -126,3 +128,30 @@ def test_miss_of_a_job_that_must_not_be_requeued(spine: Spine) -> None:
         spine.remove_foreign("node1", gpu, gi)
     assert (spine.state(job), spine.comment(job)) == ("CANCELLED", NO_ROOM)
     assert not spine.cluster.output_file(job).exists()
+
+
+@pytest.mark.parametrize("profile", ["3g.20gb", IMPOSSIBLE], ids=["no room", "senseless"])
+def test_array_task_that_has_the_number_of_its_array(spine: Spine, profile: str) -> None:
+    """A task whose job id is the array's own is turned away alone; the other tasks run on."""
+    options = ("-w", "node1", "--array=0-1", "--hold")
+    array = spine.cluster.sbatch(f"{spine.look} task", *options, gres({"3g.20gb": 1}), user=USER)
+    spine.cluster.run("scontrol", "release", f"{array}_0")
+    spine.wait_ready("task")
+    [entry] = spine.entries("node1")
+    gpu = next(g.gpu for g in spine.nodes["node1"].simulation.gpus() if g.uuid == entry.wish.gpu)
+    other = Placement(4 - entry.wish.placement.start, 4)
+    foreign = [
+        (gpu, spine.foreign("node1", gpu, "3g.20gb", other)),
+        (1 - gpu, spine.foreign("node1", 1 - gpu, "7g.40gb", Placement(0, 8))),
+    ]
+    spine.cluster.run("scontrol", "update", f"JobId={array}_1", f"Gres=mig:{profile}:1")
+    spine.cluster.run("scontrol", "release", f"{array}_1")
+    spine.cluster.wait_until(lambda: len(outcomes(spine, "node1", array)) == 1, "the miss")
+    spine.cluster.wait_until(lambda: spine.state(array) == "PENDING", "the task to be back")
+    running = [spine.state(entry.job), spine.cluster.job(entry.job)["restart_cnt"]]
+    for index, gi in foreign:
+        spine.remove_foreign("node1", index, gi)
+    spine.let_go("task")
+    spine.cluster.wait_job(entry.job)
+    assert entry.job != array
+    assert running == ["RUNNING", 0]
