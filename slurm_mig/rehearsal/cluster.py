@@ -151,7 +151,7 @@ class Cluster(ClusterUse):
 
     def _start_once(self, deadline: float) -> None:
         ports = free_ports(1 + len(self.nodes))
-        self._write_files(Ports(ports[0], tuple(ports[1:])))
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._keeper = subprocess.Popen(
             [sys.executable, "-I", "-S", keeper.__file__, str(self.folder)]
             + (["remove"] if self._remove else []),
@@ -159,6 +159,7 @@ class Cluster(ClusterUse):
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
+        self._write_files(Ports(ports[0], tuple(ports[1:])))
         mounts = self.install.mounts(self.folder, *self.also_mount)
         if mounts:
             self._ask({"mount": mounts})
@@ -219,6 +220,20 @@ class Cluster(ClusterUse):
         """The slurm.conf of one node, with its own hooks."""
         return self.folder / "etc" / name / "slurm.conf"
 
+    def _host(self) -> tuple[str, bool]:
+        """The name that the daemons shall know this host by, and whether that is 127.0.0.1.
+
+        Slurm binds to the address of its host's name, or to all; whatever the host is called, its
+        daemons are told that it is localhost. Where that is forbidden (a container without
+        CAP_SYS_ADMIN) it keeps its name.
+        """
+        try:
+            self._ask({"rename": "localhost"})
+        except ClusterError:
+            hostname = socket.gethostname().partition(".")[0]
+            return hostname, _addresses(hostname) == {"127.0.0.1"}
+        return "localhost", True
+
     def _write_files(self, ports: Ports) -> None:
         for part in ("etc", "munge", "state", "spool", "run", "log", "work"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
@@ -228,8 +243,7 @@ class Cluster(ClusterUse):
         if not key.exists():
             key.touch(mode=0o400)
             key.write_bytes(os.urandom(128))
-        hostname = socket.gethostname().partition(".")[0]
-        loopback = _addresses(hostname) == {"127.0.0.1"}
+        hostname, loopback = self._host()
         for node in (None, *self.nodes):
             path = self.conf if node is None else self.node_conf(node.name)
             path.parent.mkdir(exist_ok=True)

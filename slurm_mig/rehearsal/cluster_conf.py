@@ -104,9 +104,8 @@ def slurm_conf(
     if release >= (25, 5):
         lines.append("EpilogTimeout=60")
     if hostname_is_loopback:
-        # Slurm can be told to bind to the address of the host's name, and to no other, but not to
-        # 127.0.0.1. Where the name is 127.0.1.1 (Debian's installer) or unknown (containers), it
-        # binds to all addresses; everything still connects through 127.0.0.1.
+        # Slurm can be told to bind to the address of the host's name and to no other; else it binds
+        # to all addresses, and everything still connects through 127.0.0.1.
         lines.append("CommunicationParameters=NoInAddrAny,NoCtldInAddrAny")
     if node is not None:
         hooks = {"Prolog": node.prolog, "Epilog": node.epilog, "TaskProlog": node.task_prolog}

@@ -12,7 +12,8 @@ a word (`{"end": true}` is the word).
 Commands, one JSON object a line on standard input, one answer a line on standard output:
 `{"start": NAME, "argv": [...], "env": {...}, "log": PATH}` -> `{"pid": N}`,
 `{"signal": NAME, "signum": N}` -> `{}`, `{"status": true}` -> `{"exits": {NAME: code or null}}`,
-`{"mount": [[SOURCE, TARGET], ...]}` -> `{}` (bind mounts, in a mount namespace of its own).
+`{"mount": [[SOURCE, TARGET], ...]}` -> `{}` (bind mounts, in a mount namespace of its own),
+`{"rename": HOST}` -> `{}` (what the host is called, for the keeper and what it starts only).
 """
 
 import ctypes
@@ -21,6 +22,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,7 +31,7 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-CLONE_NEWNS = 0x20000
+CLONE_NEWNS, CLONE_NEWUTS = 0x20000, 0x4000000
 MS_REC, MS_BIND, MS_PRIVATE = 0x4000, 0x1000, 0x40000
 MARKER = "SLURM_MIG_CLUSTER"
 
@@ -128,6 +130,12 @@ class Keeper:
             self._mount(source, target, MS_BIND | MS_REC)
         return {}
 
+    def rename(self, host: str) -> dict[str, Any]:
+        """Call this host `host` for everything started from now on, and for nobody else."""
+        self._call("unshare", _libc.unshare(CLONE_NEWUTS))
+        socket.sethostname(host)
+        return {}
+
     def _mount(self, source: str | None, target: str, flags: int) -> None:
         code = _libc.mount(source and source.encode(), target.encode(), None, flags, None)
         self._call(f"mount on {target}", code)
@@ -146,6 +154,8 @@ class Keeper:
             return self.start(name, command["argv"], command["env"], command["log"])
         if "mount" in command:
             return self.mount(command["mount"])
+        if "rename" in command:
+            return self.rename(command["rename"])
         if "signal" in command:
             pid = self.pids[command["signal"]]
             if pid not in self.exits:
