@@ -162,14 +162,17 @@ def test_foreign_instances_stay(site):
     assert site.sim.counts().destroyed == 1
 
 
-def test_promised_space_taken_by_a_stranger(make):
-    """A stranger's instance costs the promises that stood there, and no more."""
+@pytest.mark.parametrize(
+    "order", [["3g.20gb", "2g.10gb", "1g.5gb"], ["1g.5gb", "2g.10gb", "3g.20gb"]]
+)
+def test_promised_space_taken_by_a_stranger(make, order):
+    """A stranger's instance costs the one promise that stood there; the others are kept."""
     site = make(layout="balanced")
-    site.foreigner("3g.20gb", 4)
-    with pytest.raises(NoRoom):
-        site.acquire(6, "3g.20gb")
-    for job, profile in enumerate(["1g.5gb", "2g.10gb", "1g.5gb"], start=7):
+    site.foreigner("1g.5gb", 0)
+    for job, profile in enumerate(order, start=7):
         site.acquire(job, profile)
+    with pytest.raises(NoRoom):
+        site.acquire(10, "1g.5gb")
     assert len(site.lives()) == 4
 
 
