@@ -129,6 +129,8 @@ class Driver:
         pynvml._nvmlGetFunctionPointer_cache.clear()  # noqa: SLF001 -- else it keeps another library's
         _call(f"driver library {library}", pynvml.nvmlInit)
         self._geometries: dict[tuple[str, int], Geometry] = {}
+        #: GPUs that the last `gpus()` could not read, one sentence each.
+        self.lost: list[str] = []
         # Handles of whole GPUs stay good until shutdown; only those of instances go stale.
         self._devices: dict[str, Any] = {}
 
@@ -147,32 +149,37 @@ class Driver:
         return _text(_call("NVML", pynvml.nvmlSystemGetDriverVersion))
 
     def gpus(self) -> list[Gpu]:
-        """All GPUs in NVML's order."""
+        """All GPUs in NVML's order, but for those that fell off the bus: `lost` says which.
+
+        Those do not hide the others: what lives on a healthy GPU must still be removed.
+        """
         found = []
+        self.lost = []
         for index in range(_call("NVML", pynvml.nvmlDeviceGetCount)):
-            what = f"GPU {index}"
-            device = _call(what, pynvml.nvmlDeviceGetHandleByIndex, index)
-            mig: bool | None = None
-            mig_pending: bool | None = None
             try:
-                current, pending = _call(what, pynvml.nvmlDeviceGetMigMode, device)
-                mig, mig_pending = bool(current), bool(pending)
+                found.append(self._read_gpu(index))
             except DriverError as error:
-                if error.code != pynvml.NVML_ERROR_NOT_SUPPORTED:
+                if error.code != pynvml.NVML_ERROR_GPU_IS_LOST:
                     raise
-            uuid = _text(_call(what, pynvml.nvmlDeviceGetUUID, device))
-            self._devices[uuid] = device
-            found.append(
-                Gpu(
-                    uuid,
-                    index,
-                    _call(what, pynvml.nvmlDeviceGetMinorNumber, device),
-                    _text(_call(what, pynvml.nvmlDeviceGetName, device)),
-                    mig,
-                    mig_pending,
-                )
-            )
+                self.lost.append(str(error))
         return found
+
+    def _read_gpu(self, index: int) -> Gpu:
+        what = f"GPU {index}"
+        device = _call(what, pynvml.nvmlDeviceGetHandleByIndex, index)
+        mig: bool | None = None
+        mig_pending: bool | None = None
+        try:
+            current, pending = _call(what, pynvml.nvmlDeviceGetMigMode, device)
+            mig, mig_pending = bool(current), bool(pending)
+        except DriverError as error:
+            if error.code != pynvml.NVML_ERROR_NOT_SUPPORTED:
+                raise
+        uuid = _text(_call(what, pynvml.nvmlDeviceGetUUID, device))
+        minor = _call(what, pynvml.nvmlDeviceGetMinorNumber, device)
+        name = _text(_call(what, pynvml.nvmlDeviceGetName, device))
+        self._devices[uuid] = device
+        return Gpu(uuid, index, minor, name, mig, mig_pending)
 
     def _device(self, gpu: str) -> Any:
         if gpu not in self._devices:

@@ -67,11 +67,17 @@ class Partitioner:
         self._isolate = settings.isolation_devices == "owner"
         self._boot = self._devices.boot_id()
         self._all = driver.gpus()
+        self.lost = tuple(driver.lost)  # GPUs that fell off the bus, a sentence each
 
     # -- looking ----------------------------------------------------------------------------
 
     def _gpus(self) -> list[Gpu]:
-        """The GPUs in MIG mode. Raises NodeFault when there are none."""
+        """The GPUs to make instances on: those in MIG mode.
+
+        Raises NodeFault when there are none, or when one is lost: its promises cannot be kept.
+        """
+        if self.lost:
+            raise NodeFault(f"{'; '.join(self.lost)}; look at dmesg for Xid errors")
         found = [gpu for gpu in self._all if gpu.mig]
         if found:
             return found

@@ -87,8 +87,10 @@ def status(arguments: argparse.Namespace) -> int:
     with hook.partitioner(settings, _quiet("status")) as core:
         views = core.survey()
         promises = dict(core.promises())
+        lost = core.lost
     rows = {view.gpu.uuid: _instances(view) for view in views}
     odd = [r for found in rows.values() for r in found if r["state"] not in ("live", "foreign")]
+    outcome = DEGRADED if odd or lost else 0
     if arguments.json:
         terminal.print_json(
             {
@@ -104,10 +106,11 @@ def status(arguments: argparse.Namespace) -> int:
                     }
                     for view in views
                 ],
+                "lost_gpus": lost,
                 "promises": promises,
             }
         )
-        return DEGRADED if odd else 0
+        return outcome
     out = terminal.console()
     for view in views:
         mode = {True: "", False: "  MIG mode off", None: "  cannot do MIG"}[view.gpu.mig]
@@ -127,10 +130,12 @@ def status(arguments: argparse.Namespace) -> int:
             lines.add_row(str(view.gpu.index), *texts, row["state"], uuids)
     if lines.row_count:
         out.print(lines)
+    for sentence in lost:
+        out.print(f"lost: {sentence}; look at dmesg for Xid errors")
     out.print(f"promises: {offered(promises) or 'none (no [layout] for these GPUs)'}")
     for row in odd:
         out.print(f"{row['state']}: job {row['job']} {row['profile']}: {row['reason']}")
-    return DEGRADED if odd else 0
+    return outcome
 
 
 def _numbers(profile: GiProfile, unknown: Sequence[str]) -> dict[str, int | None]:

@@ -96,8 +96,23 @@ def test_json(make):
                 "instances": [],
             },
         ],
+        "lost_gpus": [],
         "promises": {"3g.20gb": 2, "2g.10gb": 2, "1g.5gb": 4},
     }
+
+
+def test_lost_gpu(make):
+    """A GPU that fell off the bus is a line of its own; the others are shown."""
+    admin = make("A100-SXM4-40GB:2")
+    admin.sim.fail("nvmlDeviceGetHandleByIndex_v2", nth=2, error="GPU_IS_LOST")
+    said = admin("status")
+    assert (said.status, said.err) == (3, "")
+    assert lines(said.out)[0].startswith("GPU 0  ")
+    assert lines(said.out)[-2:] == [
+        "lost: GPU 1: nvmlDeviceGetHandleByIndex failed: GPU is lost (NVML error 15); "
+        "look at dmesg for Xid errors",
+        "promises: 3g.20gb:1,2g.10gb:1,1g.5gb:2",
+    ]
 
 
 def test_degraded(admin):

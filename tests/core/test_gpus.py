@@ -72,6 +72,22 @@ def test_gpu_lost_while_its_job_runs(site):
     assert (site.lives(), site.ledger()) == ([], [])
 
 
+def test_lost_gpu_does_not_hide_the_others(make):
+    """With one GPU off the bus nothing is made, but what lives on the others is removed."""
+    site = make("A100-SXM4-40GB:2")
+    site.acquire(7, "7g.40gb")
+    for _ in range(2):
+        site.sim.fail("nvmlDeviceGetHandleByIndex_v2", nth=2, error="GPU_IS_LOST")
+        said = refusal(lambda: site.acquire(8, "3g.20gb"))
+        assert said == (
+            "GPU 1: nvmlDeviceGetHandleByIndex failed: GPU is lost (NVML error 15); "
+            "look at dmesg for Xid errors"
+        )
+    site.sim.fail("nvmlDeviceGetHandleByIndex_v2", nth=2, error="GPU_IS_LOST")
+    assert site.release(7) == 1
+    assert (site.lives(), site.ledger()) == ([], [])
+
+
 def test_core_that_cannot_open(site):
     """A ledger that is unusable is said before the driver is asked to change anything."""
     (site.node.folder / "state").mkdir(mode=0o777)
