@@ -109,8 +109,10 @@ def test_lost_gpu(make):
     assert (said.status, said.err) == (3, "")
     assert lines(said.out)[0].startswith("GPU 0  ")
     assert lines(said.out)[-2:] == [
-        "lost: GPU 1: nvmlDeviceGetHandleByIndex failed: GPU is lost (NVML error 15); "
-        "look at dmesg for Xid errors",
+        (
+            "lost: GPU 1: nvmlDeviceGetHandleByIndex failed: GPU is lost (NVML error 15); "
+            "look at dmesg for Xid errors"
+        ),
         "promises: 3g.20gb:1,2g.10gb:1,1g.5gb:2",
     ]
 
