@@ -28,8 +28,9 @@ from unittest.mock import patch
 
 from slurm_mig.cover import _Counts, packings
 from slurm_mig.errors import NoRoom
+from slurm_mig.node import Node
 from slurm_mig.occupancy import tables
-from slurm_mig.packing import GpuSpace, Taken, _Node, choose
+from slurm_mig.packing import GpuSpace, Taken, choose
 from slurm_mig.profiles import Geometry, Placement, TableEntry, from_table
 
 GPUS = 8
@@ -172,20 +173,20 @@ def run() -> dict[str, Any]:
     table = entries()
     searched = 0
 
-    def counting(self: _Node, *args: Any) -> Any:
+    def counting(self: Node, *args: Any) -> Any:
         nonlocal searched
         searched += 1
         return exact(self, *args)
 
     rows = []
-    exact = _Node.deal
+    exact = Node.deal
     for key in MODELS:
         geometry = table[key].geometry
         for kind in ("plain", "any", "refused"):
             search = Search(geometry, kind)
             case, times = search.worst()
             searched = 0
-            with patch.object(_Node, "deal", counting):
+            with patch.object(Node, "deal", counting):
                 call(geometry, case)
             rows.append(
                 {

@@ -171,11 +171,13 @@ class Tables:
         #: For scores. Squares, since then a whole GPU outweighs all that a part of one can hold.
         self.weights = [(bits, p.size**2) for p, bits in zip(profiles, by_profile, strict=True)]
         self._loose: dict[int, int] = {}
-        #: Profiles of which one rules out the next though it lies elsewhere: `+me` and its like.
+        #: Options of `+me` and its like: profiles of which one rules out the next though that lies
+        #: elsewhere. Of all of them together a GPU holds at most one.
         self.scarce = 0
         for at, bits in enumerate(by_profile):
-            if bits & self.apart[at] and _disjoint(profiles[at].placements) > 1:
-                self.scarce |= bits
+            alone = self.scarce | bits
+            if alone & self.apart[at] == alone and _disjoint(profiles[at].placements) > 1:
+                self.scarce = alone
         # Of two places of a profile, the one with less inside is the less useful.
         self.classes: dict[str, tuple[int, ...]] = {}
         for profile, bits in zip(profiles, by_profile, strict=True):

@@ -3,21 +3,16 @@
 Pure, and imported by hooks, each a fresh process: cheap imports only.
 
 A promise is a count of instances of a profile that the node has told Slurm it can still create.
-Largest first, each into the least useful free place: success is a proof. Where only memory decides
-so is failure (`Tables._comparable` has the argument), and what fails so even as though there were
-no engines cannot succeed with them. What is left, promises of `+me` and its like on GPUs almost
-full, `cover.deal` settles by searching. So every answer is exact.
+`node.py` says what can be kept, this page where to put things so that it stays so.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from slurm_mig.errors import NoRoom, RequestError
-from slurm_mig.occupancy import GpuSpace, Tables, Taken, options, tables
+from slurm_mig.node import Made, Node
+from slurm_mig.occupancy import GpuSpace, Tables, Taken, options
 from slurm_mig.profiles import Geometry, GiProfile, Placement
-
-if TYPE_CHECKING:
-    from slurm_mig.cover import Dealt
 
 __all__ = [
     "GpuSpace",
@@ -34,7 +29,7 @@ __all__ = [
 ]
 
 
-#: After so many places of which greed cannot tell whether they are safe, search at once.
+#: After so many places of which greed cannot tell whether they are safe, take one known to be.
 _DOUBTS = 2
 
 
@@ -46,119 +41,9 @@ class Slot(NamedTuple):
     placement: Placement
 
 
-class _Node:
-    """The GPUs of one decision: their tables and states, in GPU order."""
-
-    def __init__(self, spaces: Sequence[GpuSpace]) -> None:
-        self.spaces = spaces
-        self.tables = [tables(space.geometry) for space in spaces]
-        self.states = [
-            table.state(space.taken, space.blocked)
-            for table, space in zip(self.tables, spaces, strict=True)
-        ]
-
-        different = set(self.tables)
-        self.ranks = max((len(c) for t in different for c in t.classes.values()), default=0)
-        #: Whether failing to pack largest first, were there no engines, proves that nothing packs:
-        #: every model's placements are nested, and no name stands for two things.
-        self.nested = all(table.nested for table in different) and sum(
-            len(table.bits) for table in different
-        ) == len({name for table in different for name in table.bits})
-
-    def order(self, names: Iterable[str]) -> list[str]:
-        """Largest first; among equals the one with fewest places, then the one there is less of."""
-
-        def key(name: str) -> tuple[float, int, int, str]:
-            sizes, places, most = [0.0], [0], [0]
-            for table in set(self.tables):
-                if name in table.bits:
-                    profile = table.geometry.profile(name)
-                    sizes.append(profile.size / table.first)
-                    places.append(len(profile.placements))
-                    most.append(profile.max_count)
-            return (-max(sizes), max(places), max(most), name)
-
-        return sorted(names, key=key)
-
-    def greedy(
-        self, states: list[int], counts: Sequence[tuple[str, int]], loose: bool = False
-    ) -> bool:
-        """Place all in this order, least useful places first; whether it worked. Eats `states`.
-
-        Loose: as if there were no engines.
-        """
-        for name, count in counts:
-            for rank in range(self.ranks):
-                for gpu, table in enumerate(self.tables):
-                    classes = table.classes.get(name, ())
-                    if rank >= len(classes):
-                        continue
-                    free = states[gpu] & classes[rank]
-                    while free and count:
-                        option = (free & -free).bit_length() - 1 - table.first
-                        if loose:
-                            states[gpu] &= ~table.overlap[option]
-                        else:
-                            states[gpu] = table.put(states[gpu], option)
-                        free &= states[gpu]
-                        count -= 1
-                if not count:
-                    break
-            if count:
-                return False
-        return True
-
-    def verdict(self, states: Sequence[int], counts: Sequence[tuple[str, int]]) -> bool | None:
-        """Whether all of `counts` (in `order`) can be made at once; None: only `deal` can tell."""
-        if self.greedy(list(states), counts):
-            return True
-        if self.nested:
-            loose = [t.loose(state) for t, state in zip(self.tables, states, strict=True)]
-            if not self.greedy(loose, counts, loose=True):
-                return False
-        return None
-
-    def keeps(self, counts: Mapping[str, int]) -> bool:
-        """Whether all of `counts` can be made at once, exactly."""
-        answer = self.verdict(self.states, [(name, counts[name]) for name in self.order(counts)])
-        return self.deal(counts, {}) is not None if answer is None else answer
-
-    def deal(
-        self, wanted: Mapping[str, int], may_drop: Mapping[str, int], least: int = 0, most: int = 0
-    ) -> "Dealt | None":
-        """Exact: see `cover.deal`."""
-        from slurm_mig.cover import deal  # rarely needed, and a hook starts anew each time
-
-        return deal(list(zip(self.tables, self.states, strict=True)), wanted, may_drop, least, most)
-
-    def unkept(self, promises: Mapping[str, int]) -> dict[str, int]:
-        """The promises that cannot be kept, as few as possible."""
-        answer = self.verdict(self.states, [(n, promises[n]) for n in self.order(promises)])
-        if answer:
-            return {}
-        least = 1 if answer is False else 0
-        dealt = self.deal(promises, promises, least, sum(promises.values()))
-        return dealt.left if dealt else {}
-
-    def candidates(self, states: Sequence[int], name: str) -> list[tuple[int, int, int, int]]:
-        """Open options of a profile as (worth lost, GPU, start, option), best first."""
-        found = []
-        for gpu, table in enumerate(self.tables):
-            free = (states[gpu] & table.bits.get(name, 0)) >> table.first
-            if not free:
-                continue
-            before = table.worth(states[gpu])
-            while free:
-                option = (free & -free).bit_length() - 1
-                free &= free - 1
-                lost = before - table.worth(table.put(states[gpu], option))
-                found.append((lost, gpu, table.options[option][1].start, option))
-        found.sort()
-        return found
-
-    def slot(self, gpu: int, option: int) -> Slot:
-        """The option in words."""
-        return Slot(self.spaces[gpu].uuid, *self.tables[gpu].options[option])
+def _slot(node: Node, gpu: int, option: int) -> Slot:
+    """The option in words."""
+    return Slot(node.spaces[gpu].uuid, *node.tables[gpu].options[option])
 
 
 def _tally(names: Sequence[str]) -> dict[str, int]:
@@ -201,20 +86,20 @@ def _pack(table: Tables, state: int, names: Sequence[str]) -> list[int] | None:
 
 def fits(space: GpuSpace, wants: Mapping[str, int]) -> list[Slot] | None:
     """Slots for all of `wants` on one GPU, beside what is there, or None if there are none."""
-    node = _Node([space])
+    node = Node([space])
     names = [name for name in node.order(_positive(wants)) for _ in range(wants[name])]
     placed = _pack(node.tables[0], node.states[0], names)
-    return None if placed is None else [node.slot(0, option) for option in placed]
+    return None if placed is None else [_slot(node, 0, option) for option in placed]
 
 
 def keepable(spaces: Sequence[GpuSpace], promises: Mapping[str, int]) -> bool:
     """Whether all promises can be kept at once, on any GPUs that have such profiles."""
-    return _Node(spaces).keeps(_positive(promises))
+    return Node(spaces).keeps(_positive(promises))
 
 
 def unkept(spaces: Sequence[GpuSpace], promises: Mapping[str, int]) -> dict[str, int]:
     """The promises that cannot be kept whatever one does, as few as possible; {} if none."""
-    return _Node(spaces).unkept(_positive(promises))
+    return Node(spaces).unkept(_positive(promises))
 
 
 def choose(
@@ -235,15 +120,15 @@ def choose(
 
     Raises RequestError if no GPU here has such a profile, NoRoom if there is no such place now.
     """
-    node = _Node(spaces)
+    node = Node(spaces)
     _known(node, wants)
     promises = _positive(promises)
     both = _sum(promises, _tally(wants))
     order = node.order(both)
-    answer = node.verdict(node.states, [(name, both[name]) for name in order])
-    slots = _by_greed(node, wants, both, order) if answer else None
-    if slots is not None:
-        return slots
+    made: list[Made] = []
+    answer = node.verdict(node.states, [(name, both[name]) for name in order], made)
+    if answer:
+        return _by_greed(node, wants, both, order) or _as_made(node, wants, made)
     dealt = None if answer is False else node.deal(both, {})
     if dealt is None and (short := sum(node.unkept(_sum(promises, owed or {})).values())):
         dealt = node.deal(both, promises, short, short)
@@ -253,7 +138,7 @@ def choose(
 
 
 def _by_greed(
-    node: _Node, wants: Sequence[str], both: Mapping[str, int], order: Sequence[str]
+    node: Node, wants: Sequence[str], both: Mapping[str, int], order: Sequence[str]
 ) -> list[Slot] | None:
     """One instance after the other, each where greed shows that `both` (all else) still fits."""
     rest = dict(both)
@@ -273,7 +158,7 @@ def _by_greed(
             states[gpu] = after
             answer = node.verdict(states, counts)
             if answer:
-                slots.append(node.slot(gpu, option))
+                slots.append(_slot(node, gpu, option))
                 break
             states[gpu] = before
             doubts += answer is None
@@ -284,7 +169,15 @@ def _by_greed(
     return slots
 
 
-def _as_dealt(node: _Node, wants: Sequence[str], held: Sequence[dict[str, int]]) -> list[Slot]:
+def _as_made(node: Node, wants: Sequence[str], made: Iterable[Made]) -> list[Slot]:
+    """The wants as in this way to make everything."""
+    where: dict[str, list[Slot]] = {}
+    for name, gpu, option in made:
+        where.setdefault(name, []).append(_slot(node, gpu, option))
+    return [where[name].pop() for name in wants]
+
+
+def _as_dealt(node: Node, wants: Sequence[str], held: Sequence[dict[str, int]]) -> list[Slot]:
     """One instance after the other, each on a GPU that was dealt it and can hold the rest."""
     states = list(node.states)
     slots: list[Slot] = []
@@ -299,14 +192,14 @@ def _as_dealt(node: _Node, wants: Sequence[str], held: Sequence[dict[str, int]])
                 continue
             states[gpu] = after
             held[gpu].update(rest)
-            slots.append(node.slot(gpu, option))
+            slots.append(_slot(node, gpu, option))
             break
         else:
             raise AssertionError(f"dealt, but without a place for {name}")
     return slots
 
 
-def _known(node: _Node, wants: Sequence[str]) -> None:
+def _known(node: Node, wants: Sequence[str]) -> None:
     """Raise RequestError if no GPU of the node has one of the profiles."""
     there = {name: None for table in node.tables for name in table.bits}
     for name in wants:
@@ -332,26 +225,22 @@ def counted(counts: Mapping[str, int], join: str = " + ") -> str:
     )
 
 
-def _why(node: _Node, wants: Sequence[str], promises: Mapping[str, int]) -> str:
-    """One sentence: what was asked, what is free, which promise forbids it."""
+def _why(node: Node, wants: Sequence[str], promises: Mapping[str, int]) -> str:
+    """One sentence: what was asked, what is free, which promise forbids it.
+
+    Only words, so without a search: a promise is named if greed shows that all fits without it,
+    and if there is no such promise all are.
+    """
     mine = _tally(wants)
     asked = counted(mine)
-    if not node.keeps(mine):
+    if not node.packs(mine):
         names = dict.fromkeys(name for table in node.tables for name in table.bits)
-        free = {name: _at_most(node, name) for name in names}
+        free = {name: node.most(name) for name in names}
         return f"no room for {asked}; free now: {counted(free, ' or ') or 'nothing'}"
     both = _sum(promises, mine)
-    guilty = [n for n in promises if node.keeps(_positive({**both, n: both[n] - promises[n]}))]
+    guilty = [n for n in promises if node.packs({**both, n: both[n] - promises[n]})]
     kept = counted({name: promises[name] for name in guilty}, " or ") or counted(promises)
     return f"no room for {asked}: what is free is promised to {kept}"
-
-
-def _at_most(node: _Node, name: str) -> int:
-    """How many of a profile fit now, alone."""
-    count = 0
-    while node.keeps({name: count + 1}):
-        count += 1
-    return count
 
 
 def needs(geometry: Geometry, counts: Mapping[str, int]) -> tuple[int, int]:
