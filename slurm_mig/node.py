@@ -10,7 +10,9 @@ placing what was left over first and trying again. The rest, about one full node
 `cover.deal` settles by searching. So every answer is exact.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from slurm_mig.occupancy import GpuSpace, tables
@@ -99,23 +101,32 @@ class Node:
                 return at, count
         return None
 
+    def hosts(self, states: Sequence[int], names: Iterable[str]) -> dict[str, int]:
+        """Of each scarce profile among these: a mask of the GPUs that can hold one.
+
+        All the scarce profiles together have at most one instance on a GPU.
+        """
+        found = {}
+        for name in names:
+            bits = [table.bits.get(name, 0) for table in self.tables]
+            if not any(of & ~table.scarce for table, of in zip(self.tables, bits, strict=True)):
+                found[name] = sum(1 << k for k, of in enumerate(bits) if states[k] & of)
+        return found
+
     def impossible(self, states: Sequence[int], counts: Sequence[tuple[str, int]]) -> bool:
         """Whether counting proves that not all of `counts` (in `order`) fit."""
-        here = list(zip(self.tables, states, strict=True))
-        # Of the scarce profiles together at most one fits on a GPU.
-        hosts = needed = 0
+        hosts = self.hosts(states, (name for name, _ in counts))
+        here = needed = 0
         for name, count in counts:
-            bits = [table.bits.get(name, 0) for table in self.tables]
-            if all(table.scarce & of == of for table, of in zip(self.tables, bits, strict=True)):
-                can = sum(1 << k for k, of in enumerate(bits) if states[k] & of)
-                if count > can.bit_count():
+            if name in hosts:
+                if count > hosts[name].bit_count():
                     return True
-                hosts, needed = hosts | can, needed + count
-        if needed > hosts.bit_count():
+                here, needed = here | hosts[name], needed + count
+        if needed > here.bit_count():
             return True
         if not self.nested:
             return False
-        loose = [table.loose(state) for table, state in here]
+        loose = [table.loose(state) for table, state in zip(self.tables, states, strict=True)]
         return self.fill(loose, counts, self.gpus, loose=True) is not None
 
     def verdict(
@@ -166,12 +177,72 @@ class Node:
 
     def unkept(self, promises: Mapping[str, int]) -> dict[str, int]:
         """The promises that cannot be kept, as few as possible."""
-        answer = self.verdict(self.states, [(n, promises[n]) for n in self.order(promises)])
+        order = self.order(promises)
+        answer = self.verdict(self.states, [(name, promises[name]) for name in order])
         if answer:
             return {}
         least = 1 if answer is False else 0
-        dealt = self.deal(promises, promises, least, sum(promises.values()))
+        most = sum(promises.values())
+        if self.chain(order):
+
+            def possible(few: int) -> bool:
+                rest = self.relieved(order, promises, promises, few)
+                return not self.impossible(self.states, list(rest.items()))
+
+            least = bisect_left(range(most), True, lo=least, key=possible)
+            rest = self.relieved(order, promises, promises, least)
+            if self.verdict(self.states, list(rest.items())):
+                left = {name: n - rest.get(name, 0) for name, n in promises.items()}
+                return {name: n for name, n in left.items() if n}
+        dealt = self.deal(promises, promises, least, most)
         return dealt.left if dealt else {}
+
+    def chain(self, order: Sequence[str]) -> bool:
+        """Whether each of these, wherever it lies, leaves room for the next one when it goes."""
+        return all(
+            all(
+                any(not s.mask & ~place.mask for s in table.places.get(small, ()))
+                for place in table.places.get(large, ())
+            )
+            for table in set(self.tables)
+            for large, small in pairwise(order)
+        )
+
+    def relieved(
+        self,
+        order: Sequence[str],
+        counts: Mapping[str, int],
+        may_drop: Mapping[str, int],
+        few: int,
+    ) -> dict[str, int]:
+        """The counts, in order, without those `few` that it helps most to leave out.
+
+        First scarce ones for which there is no GPU, then the largest. On a chain (`chain`), if
+        what is left is `impossible`, so is what any other choice of so many leaves: any choice
+        leaves out as many scarce ones, and where it leaves out something else, a larger one in its
+        stead makes room for that.
+        """
+        rest = {name: counts[name] for name in order}
+
+        def drop(name: str, count: int) -> int:
+            nonlocal few
+            spare = may_drop.get(name, 0) - counts[name] + rest[name]
+            count = max(0, min(count, few, spare))
+            rest[name] -= count
+            few -= count
+            return count
+
+        hosts = self.hosts(self.states, order)
+        here = 0
+        for name, can in hosts.items():
+            drop(name, rest[name] - can.bit_count())
+            here |= can
+        excess = sum(rest[name] for name in hosts) - here.bit_count()
+        for name in hosts:
+            excess -= drop(name, excess)
+        for name in order:
+            drop(name, few)
+        return {name: n for name, n in rest.items() if n}
 
     def packs(self, counts: Mapping[str, int]) -> bool:
         """Whether all of `counts` pack at the first try."""

@@ -115,6 +115,7 @@ class Tables:
         "nested",
         "options",
         "overlap",
+        "places",
         "scarce",
         "weights",
     )
@@ -127,6 +128,7 @@ class Tables:
         self.options = [(p, place) for p in profiles for place in p.placements]
         of = [at for at, p in enumerate(profiles) for _ in p.placements]
         masks = [place.mask for _, place in self.options]
+        self.places = {p.name: p.placements for p in profiles}
         by_profile = [0] * len(profiles)
         for i, at in enumerate(of):
             by_profile[at] |= 1 << (first + i)

@@ -131,7 +131,16 @@ def choose(
         return _by_greed(node, wants, both, order) or _as_made(node, wants, made)
     dealt = None if answer is False else node.deal(both, {})
     if dealt is None and (short := sum(node.unkept(_sum(promises, owed or {})).values())):
-        dealt = node.deal(both, promises, short, short)
+        # As many of the promises as are lost anyway are left out.
+        if node.chain(order):
+            rest = node.relieved(order, both, promises, short)
+            answer = node.verdict(node.states, list(rest.items()), made)
+            if answer:
+                return _by_greed(node, wants, rest, list(rest)) or _as_made(node, wants, made)
+        else:
+            answer = None
+        if answer is None:
+            dealt = node.deal(both, promises, short, short)
     if dealt is None:
         raise NoRoom(_why(node, wants, promises))
     return _as_dealt(node, wants, dealt.held)
