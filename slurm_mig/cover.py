@@ -7,30 +7,33 @@ Counts of profiles are packed into one int, a field each, with a guard bit on to
 least as much of everything" and "what is still missing" are a few operations on ints.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import mul
 from typing import NamedTuple
 
 from slurm_mig.occupancy import Tables
 
+#: Bits of a count, and of a weighted sum of counts.
 _WIDTH = 12
-_TOP = 1 << (_WIDTH - 1)
+_WIDE = 24
 
 
 class _Counts:
-    """Packing of one set of profile names into fields of an int."""
+    """Packing of numbers, one for each name, into fields of an int."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], width: int = _WIDTH) -> None:
         self.names = names
-        self.shifts = range(0, len(names) * _WIDTH, _WIDTH)
+        self.width = width
+        self.largest_count = (1 << (width - 1)) - 1
+        self.shifts = range(0, len(names) * width, width)
         self.unit = {n: 1 << shift for n, shift in zip(names, self.shifts, strict=True)}
-        self.guard = sum(_TOP * unit for unit in self.unit.values())
+        self.guard = sum(unit << (width - 1) for unit in self.unit.values())
 
     def pack(self, counts: Mapping[str, int]) -> int:
-        return sum(self.unit[name] * min(n, _TOP - 1) for name, n in counts.items())
+        return sum(self.unit[name] * min(n, self.largest_count) for name, n in counts.items())
 
     def fields(self, packed: int) -> list[int]:
-        return [packed >> shift & (_TOP - 1) for shift in self.shifts]
+        return [packed >> shift & self.largest_count for shift in self.shifts]
 
     def unpack(self, packed: int) -> dict[str, int]:
         return {n: c for n, c in zip(self.names, self.fields(packed), strict=True) if c}
@@ -39,17 +42,16 @@ class _Counts:
         """Per field max(want - have, 0)."""
         left = (want | self.guard) - have
         positive = left & self.guard
-        return left & (positive - (positive >> (_WIDTH - 1)))
+        return left & (positive - (positive >> (self.width - 1)))
 
     def covers(self, have: int, want: int) -> bool:
         """Whether have >= want in every field."""
         return ((have | self.guard) - want) & self.guard == self.guard
 
-    @staticmethod
-    def total(packed: int) -> int:
-        return packed % ((1 << _WIDTH) - 1)
+    def total(self, packed: int) -> int:
+        return packed % ((1 << self.width) - 1)
 
-    def most(self, packings: Sequence[int]) -> int:
+    def most(self, packings: Iterable[int]) -> int:
         """Per field the largest value."""
         best = 0
         for one in packings:
@@ -127,10 +129,129 @@ def _weights(tables: Collection[Tables], names: Sequence[str]) -> list[list[int]
     slices = [max((p.slices for p in found), default=0) for found in offered]
     ways = [[n // piece for n in size] for piece in sorted(set(size)) if piece]
     ways += [slices, [n // 2 for n in slices]]
-    ways.append([int(any(t.scarce & t.bits.get(n, 0) for t in tables)) for n in names])
+    scarce = [int(any(t.scarce & t.bits.get(n, 0) for t in tables)) for n in names]
+    # A scarce profile costs its GPU two things at once: a piece, and the only chance for another.
+    ways += [[a + b for a, b in zip(way, scarce, strict=True)] for way in ways]
+    ways.append(scarce)
     ways.append([max((p.decoders for p in found), default=0) for found in offered])
     ways.append([max((p.ofas for p in found), default=0) for found in offered])
     return [way for k, way in enumerate(ways) if any(way) and way not in ways[:k]]
+
+
+def _alike(tables: Collection[Tables], names: Iterable[str]) -> dict[str, str]:
+    """Of each profile the first one that differs from it in nothing but its name (`+gfx`)."""
+    first: dict[object, str] = {}
+    return {n: first.setdefault(tuple(t.kind(n) for t in tables), n) for n in names}
+
+
+class Search:
+    """All that can be asked about GPUs in these states and promises of these profiles."""
+
+    def __init__(self, gpus: Sequence[tuple[Tables, int]], names: Iterable[str]) -> None:
+        different = dict.fromkeys(table for table, _ in gpus)
+        self.kind = _alike(different, sorted(names))
+        self.counts = counts = _Counts(list(dict.fromkeys(self.kind.values())))
+        memos: dict[Tables, dict[int, list[int]]] = {table: {} for table in different}
+        self.holds = [packings(table, state, counts, memos[table]) for table, state in gpus]
+        # GPUs with the least choice first.
+        self.turn = sorted(
+            range(len(gpus)), key=lambda gpu: (len(self.holds[gpu]), self.holds[gpu])
+        )
+        ways = {str(k): way for k, way in enumerate(_weights(different, counts.names))}
+        self.added = added = _Counts(list(ways), _WIDE)
+        self.weights = [
+            added.pack({way: weights[k] for way, weights in ways.items()})
+            for k in range(len(counts.names))
+        ]
+        self.heaviest = added.pack({way: max(weights) for way, weights in ways.items()})
+        self.known: dict[int, int] = {}
+        # What the GPUs from the k-th turn on can hold at the very most: of each profile, and in
+        # sums.
+        self.caps = [0]
+        self.tops = [0]
+        for gpu in reversed(self.turn):
+            self.caps.append(self.caps[-1] + counts.most(self.holds[gpu]))
+            self.tops.append(self.tops[-1] + added.most(map(self.sums, self.holds[gpu])))
+        self.caps.reverse()
+        self.tops.reverse()
+
+    def sums(self, packed: int) -> int:
+        """The counts added up in each of the ways, as packed sums."""
+        found = self.known.get(packed)
+        if found is None:
+            found = sum(map(mul, self.counts.fields(packed), self.weights))
+            self.known[packed] = found
+        return found
+
+    def _pack(self, wanted: Mapping[str, int]) -> int:
+        merged: dict[str, int] = {}
+        for name, n in wanted.items():
+            merged[self.kind[name]] = merged.get(self.kind[name], 0) + n
+        return self.counts.pack(merged)
+
+    def deal(
+        self, wanted: Mapping[str, int], may_drop: Mapping[str, int], least: int, most: int
+    ) -> Dealt | None:
+        """See `deal`; `wanted` may be any of the profiles that the search is for."""
+        counts, turn, sums, added = self.counts, self.turn, self.sums, self.added
+        need = self._pack(wanted)
+        drop = self._pack({name: may_drop.get(name, 0) for name, n in wanted.items() if n})
+        failed: dict[tuple[int, int], int] = {}
+
+        def serve(k: int, need: int, budget: int) -> list[int] | None:
+            """What is still needed after each turn from the k-th on, or None."""
+            short = counts.missing(need, self.caps[k])
+            if short and (counts.total(short) > budget or not counts.covers(drop, short)):
+                return None
+            if k == len(turn) or not need:
+                return [need] * (len(turn) - k)
+            if not added.covers(self.tops[k] + budget * self.heaviest, sums(need)):
+                return None
+            if failed.get((k, need), -1) >= budget:
+                return None
+            tried: list[int] = []
+            rests = {counts.missing(need, one) for one in self.holds[turn[k]]}
+            for rest in sorted(rests, key=lambda rest: added.total(sums(rest))):
+                for other in tried:
+                    if counts.covers(rest, other):
+                        break
+                else:
+                    later = serve(k + 1, rest, budget)
+                    if later is not None:
+                        return [rest, *later]
+                    tried.append(rest)
+            failed[k, need] = budget
+            return None
+
+        for budget in range(least, most + 1):
+            rests = serve(0, need, budget)
+            if rests is not None:
+                return self._named(need, rests, wanted, may_drop)
+        return None
+
+    def _named(
+        self, need: int, rests: Sequence[int], wanted: Mapping[str, int], may: Mapping[str, int]
+    ) -> Dealt:
+        """The same by name: among profiles that are alike, those go without that may."""
+        spare = {name: n for name, n in wanted.items() if n}
+
+        def named(packed: int, limit: Mapping[str, int]) -> dict[str, int]:
+            found: dict[str, int] = {}
+            for kind, n in self.counts.unpack(packed).items():
+                for name in spare:
+                    if n and self.kind[name] == kind:
+                        found[name] = min(n, spare[name], limit.get(name, 0))
+                        spare[name] -= found[name]
+                        n -= found[name]
+            return {name: n for name, n in found.items() if n}
+
+        left = named(rests[-1] if rests else need, may)
+        held: list[dict[str, int]] = [{} for _ in rests]
+        before = need
+        for gpu, rest in zip(self.turn, rests, strict=True):
+            held[gpu] = named(before - rest, wanted)
+            before = rest
+        return Dealt(held, left)
 
 
 def deal(
@@ -145,70 +266,4 @@ def deal(
     From `least` (if the caller knows that fewer cannot be) to `most` in sum may be left out, and of
     each profile what `may_drop` says. None if that cannot be done.
     """
-    counts = _Counts(sorted(name for name, n in wanted.items() if n))
-    need = counts.pack({name: wanted[name] for name in counts.names})
-    drop = counts.pack({name: may_drop.get(name, 0) for name in counts.names})
-    different = {table for table, _ in gpus}
-    memos: dict[Tables, dict[int, list[int]]] = {table: {} for table in different}
-    holds = [packings(table, state, counts, memos[table]) for table, state in gpus]
-    # GPUs with the least choice first.
-    turn = sorted(range(len(gpus)), key=lambda gpu: (len(holds[gpu]), holds[gpu]))
-    ways = _weights(different, counts.names)
-    known: dict[int, list[int]] = {}
-
-    def sums(packed: int) -> list[int]:
-        found = known.get(packed)
-        if found is None:
-            each = counts.fields(packed)
-            found = [sum(map(mul, way, each)) for way in ways]
-            known[packed] = found
-        return found
-
-    # What the GPUs from the k-th turn on can hold at the very most: of each profile, and in sums.
-    caps = [0]
-    tops = [[0] * len(ways)]
-    for gpu in reversed(turn):
-        caps.append(caps[-1] + counts.most(holds[gpu]))
-        best = (max(way) for way in zip(*map(sums, holds[gpu]), strict=True))
-        tops.append([a + b for a, b in zip(tops[-1], best, strict=True)])
-    caps.reverse()
-    tops.reverse()
-    heaviest = [max(way) for way in ways]
-    failed: dict[tuple[int, int], int] = {}
-
-    def serve(k: int, need: int, budget: int) -> list[int] | None:
-        """What is still needed after each turn from the k-th on, or None."""
-        short = counts.missing(need, caps[k])
-        if short and (counts.total(short) > budget or not counts.covers(drop, short)):
-            return None
-        if k == len(turn) or not need:
-            return [need] * (len(turn) - k)
-        for have, top, one in zip(sums(need), tops[k], heaviest, strict=True):
-            if have > top + budget * one:
-                return None
-        if failed.get((k, need), -1) >= budget:
-            return None
-        tried: list[int] = []
-        rests = {counts.missing(need, one) for one in holds[turn[k]]}
-        for rest in sorted(rests, key=lambda rest: sum(sums(rest))):
-            for other in tried:
-                if counts.covers(rest, other):
-                    break
-            else:
-                later = serve(k + 1, rest, budget)
-                if later is not None:
-                    return [rest, *later]
-                tried.append(rest)
-        failed[k, need] = budget
-        return None
-
-    for budget in range(least, most + 1):
-        rests = serve(0, need, budget)
-        if rests is not None:
-            held: list[dict[str, int]] = [{} for _ in gpus]
-            before = need
-            for gpu, rest in zip(turn, rests, strict=True):
-                held[gpu] = counts.unpack(before - rest)
-                before = rest
-            return Dealt(held, counts.unpack(before))
-    return None
+    return Search(gpus, wanted).deal(wanted, may_drop, least, most)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from slurm_mig.occupancy import GpuSpace, tables
 
 if TYPE_CHECKING:
-    from slurm_mig.cover import Dealt
+    from slurm_mig.cover import Dealt, Search
 
 #: So often what was left over goes first in the next try. Of random nodes on which the first try
 #: fails though all fits, the second solves two thirds, four nineteen in twenty, ten nearly all.
@@ -42,6 +42,7 @@ class Node:
 
         different = set(self.tables)
         self.gpus = range(len(spaces))
+        self._search: Search | None = None
         self.ranks = max((len(c) for t in different for c in t.classes.values()), default=0)
         #: Whether failing to pack largest first, were there no engines, proves that nothing packs:
         #: every model's placements are nested, and no name stands for two things.
@@ -171,9 +172,11 @@ class Node:
         self, wanted: Mapping[str, int], may_drop: Mapping[str, int], least: int = 0, most: int = 0
     ) -> "Dealt | None":
         """Exact: see `cover.deal`."""
-        from slurm_mig.cover import deal  # rarely needed, and a hook starts anew each time
+        from slurm_mig.cover import Search  # rarely needed, and a hook starts anew each time
 
-        return deal(list(zip(self.tables, self.states, strict=True)), wanted, may_drop, least, most)
+        if self._search is None or not wanted.keys() <= self._search.kind.keys():
+            self._search = Search(list(zip(self.tables, self.states, strict=True)), wanted)
+        return self._search.deal(wanted, may_drop, least, most)
 
     def unkept(self, promises: Mapping[str, int]) -> dict[str, int]:
         """The promises that cannot be kept, as few as possible."""

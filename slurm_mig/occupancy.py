@@ -275,6 +275,13 @@ class Tables:
             gain[mask] = best - inside
         return many[-1] + gain[-1] <= most
 
+    def kind(self, name: str) -> object:
+        """Equal for two profiles of which each fits, and leaves room, exactly as the other does."""
+        for at, profile in enumerate(self.geometry.profiles):
+            if profile.name == name:
+                return profile.placements, self.apart[at], self._needs[at][0]
+        return None
+
     def put(self, state: int, option: int) -> int:
         """The state once the option is created; the option must be open in `state`."""
         state &= self.keep[option]
