@@ -3,12 +3,17 @@
 Target: at most 1 ms in any occupancy. For each shape of GPU every reachable occupancy is walked
 and one kept for each different set of options that is left; eight of those make a node, and a sum
 of what each can hold at most makes its promises, so that every choice is a tight one. The slowest
-of many such nodes is then made slower still, one GPU at a time. Three kinds of call:
+of many such nodes is then made slower still, one GPU at a time. Five kinds of call:
 
 - plain: profiles without attributes, as all named layouts have;
 - any: `+me` and its like too;
 - refused: these too, and one instance more than the promises leave: the answer is a NoRoom, and
-  its sentence (which promise forbids it) is part of the time.
+  its sentence (which promise forbids it) is part of the time;
+- lost: as any, but on one GPU is something else than what was there when the promises were made
+  (a stranger's instance, a quarantine): some promises cannot be kept whatever one does;
+- worn: the same on about half of the GPUs.
+
+`--save FILE` writes the rows with the nodes found, as JSON.
 
 Warm is the best of several runs in this process: what the choice itself costs. Cold is the first
 call of a fresh process, tables included, median of `COLD` processes, imports not counted.
@@ -35,11 +40,13 @@ from slurm_mig.profiles import Geometry, Placement, TableEntry, from_table
 
 GPUS = 8
 TARGET_MS = 1.0
-SAMPLES = 600
-CLIMB = 200
+SAMPLES = 3000
+CLIMB = 500
 COLD = 9
 #: One GPU of each shape that differs in what can be packed beside what.
 MODELS = ("A100-SXM4-40GB", "H100-SXM5-80GB", "A30-24GB", "RTX-PRO-6000-BLACKWELL-96GB")
+
+KINDS = ("plain", "any", "refused", "lost", "worn")
 
 Taking = tuple[Taken, ...]
 Case = dict[str, Any]
@@ -102,6 +109,11 @@ class Search:
         want = self.random.choice(sorted(promises))
         if self.kind != "refused":
             promises[want] -= 1
+        if self.kind == "lost":
+            parts = list(parts)
+            parts[self.random.randrange(GPUS)] = self.part()
+        elif self.kind == "worn":
+            parts = [self.random.choice((part, self.part())) for part in parts]
         return {"parts": parts, "want": want, "promises": promises}
 
     def worst(self) -> tuple[Case, list[float]]:
@@ -182,7 +194,7 @@ def run() -> dict[str, Any]:
     exact = Node.deal
     for key in MODELS:
         geometry = table[key].geometry
-        for kind in ("plain", "any", "refused"):
+        for kind in KINDS:
             search = Search(geometry, kind)
             case, times = search.worst()
             searched = 0
@@ -200,6 +212,10 @@ def run() -> dict[str, Any]:
                     "exact_searches": searched,
                     "want": case["want"],
                     "promises": case["promises"],
+                    "taken": [
+                        [[one.profile_id, *one.placement] for one in part[0]]
+                        for part in case["parts"]
+                    ],
                 }
             )
     return {"name": "packing", "gpus": GPUS, "target_ms": TARGET_MS, "rows": rows}
@@ -214,7 +230,10 @@ def main() -> None:
     head = ("model", "call", "occupancies", "median", "worst", "cold worst", "searches")
     line = "{:28} {:8} {:>11} {:>9} {:>9} {:>10} {:>8}"
     print(line.format(*head))
-    for row in run()["rows"]:
+    found = run()
+    if "--save" in sys.argv:
+        Path(sys.argv[sys.argv.index("--save") + 1]).write_text(json.dumps(found, indent=1))
+    for row in found["rows"]:
         print(
             line.format(
                 row["model"],

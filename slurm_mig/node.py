@@ -32,8 +32,10 @@ Made = tuple[str, int, int]
 class Node:
     """The GPUs of one decision: their tables and states, in GPU order."""
 
-    def __init__(self, spaces: Sequence[GpuSpace]) -> None:
+    def __init__(self, spaces: Sequence[GpuSpace], names: Iterable[str] = ()) -> None:
+        """Names: the profiles that the decision is about; others may be asked about too."""
         self.spaces = spaces
+        self.names = names
         self.tables = [tables(space.geometry) for space in spaces]
         self.states = [
             table.state(space.taken, space.blocked)
@@ -43,6 +45,7 @@ class Node:
         different = set(self.tables)
         self.gpus = range(len(spaces))
         self._search: Search | None = None
+        self._keys: dict[str, tuple[float, int, int, str]] = {}
         self.ranks = max((len(c) for t in different for c in t.classes.values()), default=0)
         #: Whether failing to pack largest first, were there no engines, proves that nothing packs:
         #: every model's placements are nested, and no name stands for two things.
@@ -54,6 +57,8 @@ class Node:
         """Largest first; among equals the one with fewest places, then the one there is less of."""
 
         def key(name: str) -> tuple[float, int, int, str]:
+            if name in self._keys:
+                return self._keys[name]
             sizes, places, most = [0.0], [0], [0]
             for table in set(self.tables):
                 if name in table.bits:
@@ -61,7 +66,8 @@ class Node:
                     sizes.append(profile.size / table.first)
                     places.append(len(profile.placements))
                     most.append(profile.max_count)
-            return (-max(sizes), max(places), max(most), name)
+            self._keys[name] = (-max(sizes), max(places), max(most), name)
+            return self._keys[name]
 
         return sorted(names, key=key)
 
@@ -175,7 +181,9 @@ class Node:
         from slurm_mig.cover import Search  # rarely needed, and a hook starts anew each time
 
         if self._search is None or not wanted.keys() <= self._search.kind.keys():
-            self._search = Search(list(zip(self.tables, self.states, strict=True)), wanted)
+            self._search = Search(
+                list(zip(self.tables, self.states, strict=True)), {*self.names, *wanted}
+            )
         return self._search.deal(wanted, may_drop, least, most)
 
     def unkept(self, promises: Mapping[str, int]) -> dict[str, int]:
@@ -184,15 +192,15 @@ class Node:
         answer = self.verdict(self.states, [(name, promises[name]) for name in order])
         if answer:
             return {}
-        least = 1 if answer is False else 0
+        least = 0
         most = sum(promises.values())
-        if self.chain(order):
+        if answer is False and self.chain(order):
 
             def possible(few: int) -> bool:
                 rest = self.relieved(order, promises, promises, few)
                 return not self.impossible(self.states, list(rest.items()))
 
-            least = bisect_left(range(most), True, lo=least, key=possible)
+            least = bisect_left(range(most), True, lo=1, key=possible)
             rest = self.relieved(order, promises, promises, least)
             if self.verdict(self.states, list(rest.items())):
                 left = {name: n - rest.get(name, 0) for name, n in promises.items()}

@@ -120,10 +120,10 @@ def choose(
 
     Raises RequestError if no GPU here has such a profile, NoRoom if there is no such place now.
     """
-    node = Node(spaces)
-    _known(node, wants)
     promises = _positive(promises)
     both = _sum(promises, _tally(wants))
+    node = Node(spaces, {**both, **(owed or {})})
+    _known(node, wants)
     order = node.order(both)
     made: list[Made] = []
     answer = node.verdict(node.states, [(name, both[name]) for name in order], made)
