@@ -8,6 +8,7 @@ least as much of everything" and "what is still missing" are a few operations on
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import combinations
 from operator import mul
 from typing import NamedTuple
 
@@ -121,20 +122,28 @@ def _weights(tables: Collection[Tables], names: Sequence[str]) -> list[list[int]
     """Ways to add up counts such that no node can hold more than its GPUs' largest sums.
 
     True of any weights; these are the ones that tell early: memory and compute slices, and how
-    many pieces of a size an instance spoils; scarce profiles; engines. On eight GPUs almost full
-    they make the worst search a tenth as long.
+    many pieces of a size an instance spoils; scarce profiles; engines. A scarce profile costs its
+    GPU two things at once, a piece and the only chance for another, hence the mixed ones. On eight
+    GPUs almost full each of these groups makes the worst searches several times as short.
     """
     offered = [[t.geometry.profile(n) for t in tables if n in t.bits] for n in names]
     size = [max((p.size for p in found), default=0) for found in offered]
     slices = [max((p.slices for p in found), default=0) for found in offered]
-    ways = [[n // piece for n in size] for piece in sorted(set(size)) if piece]
-    ways += [slices, [n // 2 for n in slices]]
     scarce = [int(any(t.scarce & t.bits.get(n, 0) for t in tables)) for n in names]
-    # A scarce profile costs its GPU two things at once: a piece, and the only chance for another.
-    ways += [[a + b for a, b in zip(way, scarce, strict=True)] for way in ways]
-    ways.append(scarce)
-    ways.append([max((p.decoders for p in found), default=0) for found in offered])
-    ways.append([max((p.ofas for p in found), default=0) for found in offered])
+    pieces = [[n // piece for n in size] for piece in sorted(set(size)) if piece]
+    pieces = _different([*pieces, slices, [n // 2 for n in slices]])
+    mixed = [_plus(way, scarce) for way in pieces]
+    ways = pieces + mixed + [_plus(a, b) for a, b in combinations(mixed, 2)]
+    decoders = [max((p.decoders for p in found), default=0) for found in offered]
+    ofas = [max((p.ofas for p in found), default=0) for found in offered]
+    return _different([*ways, scarce, decoders, ofas])
+
+
+def _plus(a: Sequence[int], b: Sequence[int]) -> list[int]:
+    return [one + other for one, other in zip(a, b, strict=True)]
+
+
+def _different(ways: Sequence[list[int]]) -> list[list[int]]:
     return [way for k, way in enumerate(ways) if any(way) and way not in ways[:k]]
 
 
