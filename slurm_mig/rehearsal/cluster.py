@@ -200,12 +200,17 @@ class Cluster(ClusterUse):
                 one.wait()
             if one.stdout is not None:
                 one.stdout.close()
+        # Only after a kill -9 of the keeper itself is anything left. Killed again and again: one
+        # may have been starting another, or between fork and exec, when it was looked for.
+        self.wait_until(self._kill_left, "the last processes to end", timeout=10)
+
+    def _kill_left(self) -> bool:
+        """Kill what is left of the cluster; whether that was nothing."""
         left = self.processes()
-        for pid in left:  # only after a kill -9 of the keeper itself
+        for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        if left:
-            self.wait_until(lambda: not self.processes(), "the last processes to end", timeout=10)
+        return not left
 
     def processes(self) -> frozenset[int]:
         """Return the ids of all living processes that this cluster has started."""
