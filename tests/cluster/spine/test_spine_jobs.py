@@ -198,8 +198,9 @@ def test_failed_cancelled_and_timed_out_jobs_leave_nothing(spine: Spine) -> None
     for name in ("fail", "CANCELLED", "TIMEOUT"):
         spine.wait_ready(name)
     lived = len(spine.instances("node1"))
-    # Slurm looks for jobs past their end every 30 s, so the end is put where it is past at once.
-    change = [f"JobId={jobs['TIMEOUT']}", "EndTime=now"]
+    # Slurm looks for jobs past their end every 30 s, so the end is put where it is past at once;
+    # not at "now", which is past, and refused, when the second changes on the way to slurmctld.
+    change = [f"JobId={jobs['TIMEOUT']}", "EndTime=now+2"]
     spine.cluster.run("scontrol", "update", *change)
     spine.let_go("fail")
     spine.cluster.run("scancel", str(jobs["CANCELLED"]))
