@@ -126,11 +126,13 @@ def test_slurmctld_away_when_a_job_must_go_back(spine: Spine) -> None:
     """A Prolog that finds no room waits for a slurmctld that is down, and then requeues its job."""
     foreign = spine.occupy("node1")
     node = spine.nodes["node1"]
-    node.simulation.latency("nvmlDeviceGetCount", 1.0)
+    count = "nvmlDeviceGetCount"
+    node.simulation.latency(count, 2.0)
+    before = node.simulation.calls().get(count, 0)
     job = spine.cluster.sbatch(str(spine.look), *on("node1"), user=USER)
+    # At the driver: the Prolog has asked slurmctld what the job wants, and not yet found no room.
     spine.cluster.wait_until(
-        lambda: spine.cluster.node_states("node1") != {"IDLE"},
-        "the Prolog to be at work",
+        lambda: node.simulation.calls().get(count, 0) > before, "the Prolog to ask the driver"
     )
     spine.cluster.end_daemon("slurmctld")
     refusal = node.run_directory / f"jobs/{job}/refuse"
