@@ -162,6 +162,11 @@ def reason_text(reason: str) -> str:
     return one_line(reason, REASON_LIMIT).replace('"', "'").replace("\\", "/")
 
 
+def _complaint(said: Said, limit: int) -> str:
+    """What a command printed on stderr, often several lines, as one that a person can read."""
+    return one_line("; ".join(said.err.strip().splitlines()), limit)
+
+
 class ScontrolClient:
     """Speaks to Slurm by its commands.
 
@@ -307,7 +312,7 @@ class ScontrolClient:
             if said.status is not None and not (said.err and _NO_ANSWER.search(said.err)):
                 return said
             if said.status is None or time.monotonic() + pause > deadline:
-                why = one_line(said.err, 200) or f"{words[0]} did not end"
+                why = _complaint(said, 200) or f"{words[0]} did not end"
                 raise SlurmUnavailable(
                     f"{what}: Slurm does not answer within {self.timeout:g} s: {why};"
                     " check slurmctld and munge"
@@ -318,11 +323,11 @@ class ScontrolClient:
     @staticmethod
     def _demand(said: Said, what: str) -> None:
         if said.status != 0:
-            raise SlurmUnavailable(f"{what}: {one_line(said.err, 300)} (exit {said.status})")
+            raise SlurmUnavailable(f"{what}: {_complaint(said, 300)} (exit {said.status})")
 
     def _change(self, what: str, words: list[str], fine: re.Pattern[str] | None = None) -> None:
         said = self._ask(what, words)
-        complaint = one_line(said.err, 300)
+        complaint = _complaint(said, 300)
         if (said.status == 0 and not complaint) or (fine and fine.search(complaint)):
             return
         if _UNKNOWN_JOB.search(complaint):
