@@ -1,7 +1,7 @@
 """The cluster as its admin describes it: node groups, GPUs, layouts, what the site's Slurm is.
 
 Pure: the types that everything rendered is made from. `description_parse.py` reads them from the
-cluster's TOML and refuses what cannot be; whoever holds a `Description` may trust every value in it.
+cluster's TOML and refuses what cannot be; whoever holds a `Description` may trust its values.
 """
 
 from collections.abc import Mapping
