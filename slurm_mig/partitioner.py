@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from slurm_mig import chosen, packing
 from slurm_mig import ledger as states
-from slurm_mig import packing
 from slurm_mig.devices import Devices, describe_process
 from slurm_mig.errors import NodeFault, NoRoom, TeardownError
 from slurm_mig.handover import Handover
@@ -40,6 +40,7 @@ class GpuView:
     geometry: Geometry | None  # None: not in MIG mode
     instances: tuple[tuple[Gi, Entry | None], ...]
     pending: tuple[Entry, ...]  # in the ledger, not (or no longer) on the GPU
+    whole: bool = False  # [gpus] mig leaves it out: never partitioned
 
 
 @dataclass(slots=True)
@@ -71,30 +72,14 @@ class Partitioner:
 
     # -- looking ----------------------------------------------------------------------------
 
-    def _gpus(self) -> list[Gpu]:
-        """The GPUs to make instances on: those in MIG mode.
-
-        Raises NodeFault when there are none, or when one is lost: its promises cannot be kept.
-        """
-        if self.lost:
-            raise NodeFault(f"{'; '.join(self.lost)}; look at dmesg for Xid errors")
-        found = [gpu for gpu in self._all if gpu.mig]
-        if found:
-            return found
-        capable = [gpu for gpu in self._all if gpu.mig is not None]
-        if capable:
-            raise NodeFault(
-                f"MIG mode is off on {', '.join(f'GPU {g.index} ({g.model})' for g in capable)}; "
-                "turn it on: nvidia-smi -mig 1 (Ampere: then reset the GPU)"
-            )
-        names = ", ".join(sorted({gpu.model for gpu in self._all})) or "no GPU at all"
-        raise NodeFault(f"no GPU of this node can do MIG: the driver shows {names}")
-
     def _gpu(self, uuid: str) -> Gpu:
         for gpu in self._all:
             if gpu.uuid == uuid:
                 return gpu
         raise NodeFault(f"{uuid}: the driver shows this GPU no more; look at dmesg for Xid errors")
+
+    def _named(self, gpu: Gpu) -> bool:
+        return chosen.named(gpu, self._settings.mig_minors)
 
     def _gis(self, gpu: Gpu, *, with_cis: bool = True) -> list[Gi]:
         """What lives on a GPU; out of MIG mode, nothing can."""
@@ -107,7 +92,7 @@ class Partitioner:
         """
         total: Counter[str] = Counter()
         for gpu in self._all:
-            if not gpu.mig:
+            if not gpu.mig or not self._named(gpu):
                 continue
             spec = self._settings.layout_of(gpu.name)
             if spec is not None:
@@ -125,7 +110,7 @@ class Partitioner:
             shown = {entry.id for _, entry in pairs if entry is not None}
             missing = tuple(entry for entry in mine if entry.id not in shown)
             geometry = self._driver.geometry(gpu) if gpu.mig else None
-            views.append(GpuView(gpu, geometry, pairs, missing))
+            views.append(GpuView(gpu, geometry, pairs, missing, whole=not self._named(gpu)))
         return views
 
     def _is(self, entry: Entry, gi: Gi) -> bool:
@@ -144,7 +129,7 @@ class Partitioner:
     def _spaces(self, entries: Iterable[Entry]) -> list[GpuSpace]:
         """What is taken on each MIG GPU: what the driver shows and what the ledger intends."""
         spaces = []
-        for gpu in self._gpus():
+        for gpu in chosen.partitioned(self._all, self.lost, self._settings.mig_minors):
             gis = self._gis(gpu, with_cis=False)
             taken = {gi.placement: Taken(gi.profile_id, gi.placement) for gi in gis}
             for entry in entries:
@@ -200,7 +185,9 @@ class Partitioner:
                 # Entries of an earlier boot hold nothing any more; reconcile will forget them.
                 entries = [e for e in self._ledger.entries() if e.boot == self._boot]
                 spaces = self._spaces(entries)
-                left = total - Counter(entry.wish.profile for entry in entries)
+                # What lives on a GPU that has since been left out takes nothing of these.
+                here = {space.uuid for space in spaces}
+                left = total - Counter(e.wish.profile for e in entries if e.wish.gpu in here)
                 # What Slurm may still send here once this job has its own.
                 kept = left - Counter(names)
                 try:
@@ -363,7 +350,7 @@ class Partitioner:
                 report.skipped.append(f"job {job}: {error}")
         for view in self.survey():
             for gi, owner in view.instances:
-                if owner is None:
+                if owner is None and not view.whole:
                     report.foreign.append(
                         f"{view.gpu.uuid} GI {gi.id} at {gi.placement}: not made by slurm-mig; "
                         "left alone, its space is not offered"

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from slurm_mig.errors import ConfigError
+from slurm_mig.indices import compress, indices
 
 #: A layout: the name of one (layouts.py), or counts by profile name.
 LayoutSpec = str | Mapping[str, int]
@@ -39,6 +40,16 @@ def _yes(value: object) -> object:
 
 def _one_of(*words: str) -> Callable[[object], object]:
     return lambda value: value if value in words else None
+
+
+def _gpus(value: object) -> object:
+    """The list in its shortest form, so that two ways to write it are one setting."""
+    if value == "all" or not isinstance(value, str):
+        return value if value == "all" else None
+    try:
+        return compress(indices(value))
+    except ValueError:
+        return None
 
 
 def _log(value: object) -> object:
@@ -78,6 +89,15 @@ OPTIONS = (
         "an absolute path",
         "/",
         "Root of the driver's trees: proc/driver/nvidia, proc/devices, dev/nvidia-caps.",
+    ),
+    Option(
+        "gpus",
+        "mig",
+        _gpus,
+        '"all" or device minors such as "0-3,5"',
+        "all",
+        "Which GPUs to partition, by the N of /dev/nvidiaN. The others stay whole: never touched,\n"
+        "offered or counted. all: every GPU in MIG mode. A list: these must be in MIG mode.",
     ),
     Option(
         "state",
@@ -208,6 +228,7 @@ class Settings:
 
     driver_library: str
     driver_root: str
+    gpus_mig: str
     state_directory: str
     state_run_directory: str
     slurm_client: str
@@ -223,6 +244,11 @@ class Settings:
     isolation_devices: str
     log_to: str
     layout: Mapping[str, LayoutSpec]
+
+    @property
+    def mig_minors(self) -> tuple[int, ...] | None:
+        """The device minors of the GPUs to partition; None for all that are in MIG mode."""
+        return None if self.gpus_mig == "all" else indices(self.gpus_mig)
 
     def layout_of(self, model: str) -> LayoutSpec | None:
         """The layout for a GPU model, named with or without the vendor; None if there is none."""

@@ -33,6 +33,7 @@ class SimulatedGpu:
     model: Model
     scheme: str | None
     mig_enabled: bool
+    minor: int | None = None  # of /dev/nvidia<minor>; None: its index
 
 
 def description(
@@ -58,7 +59,7 @@ def _gpu(index: int, gpu: SimulatedGpu, identity: uuid.UUID) -> list[str]:
     fields: list[object] = [
         "gpu",
         identity.hex,
-        index,
+        index if gpu.minor is None else gpu.minor,
         7 + 8 * index,
         f"0x{model.pci_device_id:08X}",
         model.architecture,

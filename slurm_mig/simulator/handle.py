@@ -14,10 +14,12 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from slurm_mig.errors import RequestError, SlurmMigError
+from slurm_mig.indices import LARGEST
 from slurm_mig.profiles import Placement
 from slurm_mig.simulator import build
 from slurm_mig.simulator.describe import SimulatedGpu, description
@@ -77,18 +79,26 @@ class Simulation:
         uuid_mode: Literal["stable", "fresh"] = "stable",
         privileged_uid: int | None = None,
         seed: uuid.UUID | None = None,
+        minors: Sequence[int] | None = None,
     ) -> Self:
         """Make a simulation in `directory`, which must be absent or empty.
 
         Each of `gpus` is `MODEL[:COUNT[:GI-IDS]]`, as `A100-SXM4-40GB:2:swapped8`; `gi_ids` is the
         scheme of those that name none, where it fits. Who may create and destroy is
-        `privileged_uid`, by default the caller. `seed` fixes all UUIDs.
+        `privileged_uid`, by default the caller. `seed` fixes all UUIDs. `minors` are the N of
+        /dev/nvidiaN, one for each GPU, by default its index.
         Raises RequestError for an unknown GPU or scheme, SlurmMigError if it cannot be made.
         """
         directory = Path(directory).absolute()
         wanted = [gpu for text in gpus for gpu in _parse(text, gi_ids, mig_enabled)]
         if not 1 <= len(wanted) <= _MAX_GPUS:
             raise RequestError(f"{len(wanted)} GPUs asked for; a simulation has 1 to {_MAX_GPUS}")
+        if minors is not None:
+            if len(set(minors)) != len(wanted) or not all(
+                0 <= minor <= LARGEST for minor in minors
+            ):
+                raise RequestError(f"{len(wanted)} GPUs need as many device minors, not {minors}")
+            wanted = [replace(g, minor=minor) for g, minor in zip(wanted, minors, strict=True)]
         library = build.library()
         try:
             if directory.exists() and any(directory.iterdir()):

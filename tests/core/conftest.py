@@ -25,7 +25,16 @@ def make(tmp_path: Path) -> MakeSite:
     def make_one(*gpus: str, layout: Any = None, base: Path = tmp_path, **options: Any) -> Site:
         sections = {
             name: options.pop(name)
-            for name in ("driver", "state", "slurm", "lock", "prolog", "epilog", "isolation")
+            for name in (
+                "driver",
+                "gpus",
+                "state",
+                "slurm",
+                "lock",
+                "prolog",
+                "epilog",
+                "isolation",
+            )
             if name in options
         }
         if not can_make_nodes(tmp_path):

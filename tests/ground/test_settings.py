@@ -85,6 +85,22 @@ def test_later_document_wins_key_by_key() -> None:
             ),
         ),
         (
+            {"gpus": {"mig": "0-"}},
+            'f.toml: [gpus] mig must be "all" or device minors such as "0-3,5", not \'0-\'',
+        ),
+        (
+            {"gpus": {"mig": [0, 1]}},
+            'f.toml: [gpus] mig must be "all" or device minors such as "0-3,5", not [0, 1]',
+        ),
+        (
+            {"gpus": {"mig": ""}},
+            'f.toml: [gpus] mig must be "all" or device minors such as "0-3,5", not \'\'',
+        ),
+        (
+            {"gpus": {"mgi": "all"}},
+            "f.toml: unknown key 'mgi' in [gpus]; did you mean 'mig'?",
+        ),
+        (
             {"driver": {"library": "a\nb"}},
             "f.toml: [driver] library must be a file name or an absolute path, not 'a\\nb'",
         ),
@@ -106,6 +122,13 @@ def test_layout_of_a_model_by_any_of_its_names() -> None:
     assert found.layout_of("A30") == "small"
     assert found.layout_of("NVIDIA H200") == "whole"
     assert settings.parse([]).layout_of("NVIDIA H200") is None
+
+
+def test_gpus_to_partition() -> None:
+    """A list of device minors is kept in its shortest form; without one there is no list."""
+    assert (settings.parse([]).gpus_mig, settings.parse([]).mig_minors) == ("all", None)
+    found = settings.parse([("f", {"gpus": {"mig": "5, 0,1,2-3"}})])
+    assert (found.gpus_mig, found.mig_minors) == ("0-3,5", (0, 1, 2, 3, 5))
 
 
 class TestFiles:
