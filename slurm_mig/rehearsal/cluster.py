@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -67,7 +67,14 @@ class Cluster(ClusterUse):
     `folder` is made when missing, must be short (sockets live in it) and readable by the users
     whose jobs shall run; `Cluster.temporary` picks one and removes it. `requeue_delay` is how many
     seconds a requeued job waits, 5 or more. `also_mount`: folders of this machine that hooks and
-    jobs need when `install` is a chroot folder.
+    jobs need when `install` is a chroot folder. `replace`: {path: folder or file that is mounted
+    over it}, seen by daemons, hooks and jobs only.
+
+    `rendered` makes it a rendered cluster: called with what the NodeName line of each node has to
+    say of where it is ({"n1": "NodeHostname=localhost NodeAddr=127.0.0.1 Port=20001"}), it returns
+    the texts of the files of the folder's `etc` by name, among them gres.conf and slurm-mig.conf,
+    which slurm.conf includes and which has these lines. `nodes` are then those that get a slurmd;
+    only their names count, and hooks and GRES are those of the files.
     """
 
     def __init__(
@@ -80,6 +87,8 @@ class Cluster(ClusterUse):
         extra_conf: str = "",
         requeue_delay: int = 10,
         also_mount: Sequence[Path] = (),
+        replace: Mapping[str, Path] | None = None,
+        rendered: Callable[[Mapping[str, str]], Mapping[str, str]] | None = None,
     ) -> None:
         super().__init__()
         self.folder = Path(folder).resolve()
@@ -90,6 +99,8 @@ class Cluster(ClusterUse):
         self.extra_conf = extra_conf
         self.requeue_delay = requeue_delay
         self.also_mount = tuple(also_mount)
+        self.replace = dict(replace or {})
+        self.rendered = rendered
         self.release = self.install.release
         self.startup_seconds: float | None = None
         self._remove = False
@@ -161,6 +172,8 @@ class Cluster(ClusterUse):
         )
         self._write_files(Ports(ports[0], tuple(ports[1:])))
         mounts = self.install.mounts(self.folder, *self.also_mount)
+        root = str(self.install.root).rstrip("/")
+        mounts += [[str(source), f"{root}{path}"] for path, source in self.replace.items()]
         if mounts:
             self._ask({"mount": mounts})
         munge = self.folder / "munge"
@@ -222,8 +235,8 @@ class Cluster(ClusterUse):
     # --- files and daemons ------------------------------------------------------------------
 
     def node_conf(self, name: str) -> Path:
-        """The slurm.conf of one node, with its own hooks."""
-        return self.folder / "etc" / name / "slurm.conf"
+        """The slurm.conf of one node, with its own hooks; of a rendered cluster all nodes'."""
+        return self.conf if self.rendered else self.folder / "etc" / name / "slurm.conf"
 
     def _host(self) -> tuple[str, bool]:
         """The name that the daemons shall know this host by, and whether that is 127.0.0.1.
@@ -249,11 +262,16 @@ class Cluster(ClusterUse):
             key.touch(mode=0o400)
             key.write_bytes(os.urandom(128))
         hostname, loopback = self._host()
-        for node in (None, *self.nodes):
+        written = {}
+        if self.rendered is not None:
+            places = [cluster_conf.place(hostname, port) for port in ports.nodes]
+            names = [node.name for node in self.nodes]
+            written = dict(self.rendered(dict(zip(names, places, strict=True))))
+        for node in (None, *(() if self.rendered else self.nodes)):
             path = self.conf if node is None else self.node_conf(node.name)
             path.parent.mkdir(exist_ok=True)
-            path.write_text(
-                cluster_conf.slurm_conf(
+            files = {
+                "slurm.conf": cluster_conf.slurm_conf(
                     self.folder,
                     self.nodes,
                     ports,
@@ -264,12 +282,16 @@ class Cluster(ClusterUse):
                     requeue_delay=self.requeue_delay,
                     extra_conf=self.extra_conf,
                     node=node,
-                )
-            )
-            (path.parent / "gres.conf").write_text(cluster_conf.gres_conf(self.nodes))
-            (path.parent / "cgroup.conf").write_text(cluster_conf.cgroup_conf(self.release))
-            if node is not None:
-                (self.folder / "spool" / node.name).mkdir(exist_ok=True)
+                    fragment=written[cluster_conf.FRAGMENT] if self.rendered else None,
+                ),
+                "gres.conf": cluster_conf.gres_conf(self.nodes),
+                "cgroup.conf": cluster_conf.cgroup_conf(self.release),
+                **written,
+            }
+            for name, text in files.items():
+                (path.parent / name).write_text(text)
+        for node in self.nodes:
+            (self.folder / "spool" / node.name).mkdir(exist_ok=True)
 
     def _namespace(self) -> int:
         if self._keeper is None:

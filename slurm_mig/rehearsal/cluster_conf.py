@@ -1,4 +1,9 @@
-"""Writes slurm.conf, gres.conf and cgroup.conf of a throwaway cluster. Text only, no processes."""
+"""Writes slurm.conf, gres.conf and cgroup.conf of a throwaway cluster. Text only, no processes.
+
+Of a rendered cluster, somebody else has written what concerns `mig`: a fragment that slurm.conf
+includes, and gres.conf. Then this writes the site's own slurm.conf around it, without the keys that
+the fragment sets.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +32,10 @@ class Node:
         return ",".join(f"mig:{kind}:{count}" for kind, count in self.gres.items())
 
 
+#: The rendered fragment that slurm.conf includes; its other files lie beside it.
+FRAGMENT = "slurm-mig.conf"
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """Loopback TCP ports: the controller's and one for each node."""
@@ -47,11 +56,14 @@ def slurm_conf(
     requeue_delay: int,
     extra_conf: str,
     node: Node | None = None,
+    fragment: str | None = None,
 ) -> str:
     """Return the text of slurm.conf: the shared one, or that of `node` with its own hooks.
 
     `hostname_is_loopback`: the host's name resolves to 127.0.0.1, so that Slurm can be told to
-    listen there only.
+    listen there only. `fragment` is the text of a rendered FRAGMENT, which is included from
+    `folder`/etc and brings the nodes, hooks, PrologFlags and timeouts; else they are written here.
+    What it or `extra_conf` sets is not said twice.
     """
     timeout = "PrologEpilogTimeout" if release < (25, 5) else "PrologTimeout"
     lines = [
@@ -77,6 +89,7 @@ def slurm_conf(
         "AccountingStorageType=accounting_storage/none",
         "JobCompType=jobcomp/none",
         "MpiDefault=none",
+        "MailProg=/bin/true",
         "SelectType=select/cons_tres",
         "SelectTypeParameters=CR_CPU",
         "SchedulerType=sched/backfill",
@@ -85,24 +98,22 @@ def slurm_conf(
         "SlurmdParameters=config_overrides",
         # Each node's file differs in its hooks.
         "DebugFlags=NO_CONF_HASH",
-        "GresTypes=mig",
-        f"PrologFlags={prolog_flags}",
         "ReturnToService=2",
         "MessageTimeout=10",
         "SlurmctldTimeout=10",
         "SlurmdTimeout=20",
         "InactiveLimit=0",
         "KillWait=2",
-        "UnkillableStepTimeout=20",
+        "UnkillableStepTimeout=50",  # Slurm wants five times MessageTimeout
         "WaitTime=0",
         "MinJobAge=300",
         "CompleteWait=0",
         "TCPTimeout=5",
-        f"{timeout}=60",
         "LaunchParameters=use_interactive_step",
     ]
-    if release >= (25, 5):
-        lines.append("EpilogTimeout=60")
+    if fragment is None:
+        lines += ["GresTypes=mig", f"PrologFlags={prolog_flags}", f"{timeout}=60"]
+        lines += ["EpilogTimeout=60"] if release >= (25, 5) else []
     if hostname_is_loopback:
         # Slurm can be told to bind to the address of the host's name and to no other; else it binds
         # to all addresses, and everything still connects through 127.0.0.1.
@@ -111,15 +122,29 @@ def slurm_conf(
         hooks = {"Prolog": node.prolog, "Epilog": node.epilog, "TaskProlog": node.task_prolog}
         lines += [f"{key}={path}" for key, path in hooks.items() if path is not None]
         lines += [node.conf] if node.conf else []
+    set_elsewhere = keys(extra_conf) | keys(fragment or "")
+    lines = [line for line in lines if not keys(line) & set_elsewhere]
     lines += [extra_conf] if extra_conf else []
-    for one, port in zip(nodes, ports.nodes, strict=True):
+    if fragment is not None:
+        lines.append(f"Include {folder}/etc/{FRAGMENT}")
+        nodes = ()
+    for one, port in zip(nodes, ports.nodes if nodes else (), strict=True):
         gres = f" Gres={one.gres_string}" if one.gres else ""
         lines.append(
-            f"NodeName={one.name} NodeHostname={hostname} NodeAddr=127.0.0.1 Port={port}"
-            f" CPUs={one.cpus} State=UNKNOWN{gres}"
+            f"NodeName={one.name} {place(hostname, port)} CPUs={one.cpus} State=UNKNOWN{gres}"
         )
     lines.append("PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP")
     return "\n".join(lines) + "\n"
+
+
+def place(hostname: str, port: int) -> str:
+    """What a NodeName line says of where the node's slurmd listens."""
+    return f"NodeHostname={hostname} NodeAddr=127.0.0.1 Port={port}"
+
+
+def keys(text: str) -> set[str]:
+    """The keys that lines of slurm.conf set, in lower case; only a line's first one counts."""
+    return {line.partition("=")[0].strip().lower() for line in text.splitlines() if "=" in line}
 
 
 def gres_conf(nodes: Sequence[Node]) -> str:

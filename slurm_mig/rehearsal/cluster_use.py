@@ -222,7 +222,9 @@ class ClusterUse:
 
     def _all_idle(self) -> bool:
         said = self.run("sinfo", "-h", "-N", "-o", "%N %T", check=False, timeout=30).stdout.split()
-        return len(said) == 2 * len(self.nodes) and set(said[1::2]) == {"idle"}
+        # A node comes once for each of its partitions, and some have no slurmd by design.
+        states = dict(zip(said[::2], said[1::2], strict=True))
+        return all(states.get(node.name) == "idle" for node in self.nodes)
 
     def log(self, name: str) -> str:
         """Return the log of `slurmctld`, `slurmd-NODE` or `munged`; empty if there is none."""

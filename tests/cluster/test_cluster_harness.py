@@ -1,9 +1,11 @@
 """The throwaway cluster: it starts, runs jobs, and leaves nothing, however it ends."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -284,6 +286,44 @@ def test_a_missing_slurm_names_programs_and_packages(tmp_path: Path) -> None:
         f"no Slurm below {tmp_path}: munged, slurmctld, slurmd, scontrol, srun, sbatch, sinfo,"
         " scancel not found; as root: apt-get install slurmctld slurmd slurm-client munge"
     )
+
+
+def rendered(places: Mapping[str, str]) -> dict[str, str]:
+    """Files as our renderer writes them: two nodes and a third that is never there."""
+    lines = [
+        "GresTypes=mig",
+        "PrologFlags=Alloc",
+        "PrologEpilogTimeout=77",
+        "ReturnToService=1",
+        *(f"NodeName={node} Gres=mig:1g.5gb:2 {place} CPUs=2" for node, place in places.items()),
+        "NodeName=anchor Gres=mig:1g.5gb:7 NodeAddr=127.0.0.1 CPUs=2 State=DOWN",
+        "PartitionName=other Nodes=n1,n2",
+    ]
+    gres = "NodeName=n[1-2] Name=mig Type=1g.5gb Count=2 Flags=CountOnly\n"
+    gres += "NodeName=anchor Name=mig Type=1g.5gb Count=7 Flags=CountOnly\n"
+    return {"slurm-mig.conf": "\n".join(lines) + "\n", "gres.conf": gres}
+
+
+def test_rendered_files_run_as_they_are(make_cluster) -> None:
+    """Nodes and settings are the included file's, none said twice; nobody awaits a DOWN node."""
+    cluster = make_cluster(Node("n1"), Node("n2"), rendered=rendered)
+    job = cluster.sbatch("true", "-N2", "--gres=mig:1g.5gb:2")
+    cluster.wait_job(job)
+    shown = cluster.run("scontrol", "show", "config").stdout
+    own = {line.partition("=")[0] for line in cluster.conf.read_text().splitlines()}
+    assert cluster.node("n1")["gres"] == "mig:1g.5gb:2"
+    assert cluster.node("anchor")["gres"] == "mig:1g.5gb:7"
+    assert "DOWN" in cluster.node_states("anchor")
+    assert re.search(r"^PrologEpilogTimeout += 77 sec$", shown, re.MULTILINE)
+    assert own & {"ReturnToService", "GresTypes", "PrologFlags", "PrologEpilogTimeout"} == set()
+
+
+def test_a_folder_is_mounted_over_another(make_cluster, tmp_path: Path) -> None:
+    """Hooks and jobs see the folder in its place, this machine does not."""
+    (tmp_path / "file").write_text("from the test\n")
+    cluster = make_cluster(Node("n1"), replace={"/mnt": tmp_path})
+    assert cluster.srun("cat", "/mnt/file").stdout == "from the test\n"
+    assert not Path("/mnt/file").exists()
 
 
 def test_other_releases_run_in_their_folders(other_install: SlurmInstall) -> None:
