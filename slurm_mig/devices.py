@@ -35,7 +35,8 @@ class Devices:
         except OSError as error:
             raise NodeFault(f"boot id {path}: {error.strerror}") from None
 
-    def _major(self) -> int:
+    def major(self) -> int:
+        """The major number of capability device nodes."""
         path = self._root / "proc/devices"
         try:
             found = re.search(r"^\s*(\d+) nvidia-caps$", path.read_text(), re.MULTILINE)
@@ -71,9 +72,19 @@ class Devices:
         ]
         access.write_text("\n".join(["DeviceFileModify: 0", *lines, ""]))
 
+    def instance_nodes(self) -> list[tuple[int, int, Path]]:
+        """The nodes of all GIs and CIs as (GPU minor, GI id, path); a node may not be there."""
+        found = []
+        for access in sorted(self._capabilities.glob("gpu*/mig/gi*/**/access")):
+            gpu, _, gi = access.relative_to(self._capabilities).parts[:3]
+            with suppress(FileNotFoundError):  # gone between the list and the look
+                node = self._nodes / f"nvidia-cap{self._device_minor(access)}"
+                found.append((int(gpu.removeprefix("gpu")), int(gi.removeprefix("gi")), node))
+        return found
+
     def grant(self, minor: int, gi: int, cis: tuple[int, ...], uid: int) -> None:
         """Give the nodes of a GI and its CIs on GPU `minor` to `uid` alone."""
-        major = self._major()
+        major = self.major()
         for access in self._accesses(minor, gi, cis):
             try:
                 # Before the node is touched: the driver's tools set it back otherwise.

@@ -10,10 +10,11 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from slurm_mig.errors import NodeFault
 from slurm_mig.profiles import Placement
@@ -270,3 +271,50 @@ class Ledger:
     def served(self, job: int) -> None:
         """The job started, or will not: its misses are over; so are those of a week ago."""
         self._write("DELETE FROM miss WHERE job = ? OR last < ?", job, time.time() - 7 * 86400)
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What a ledger holds, for whoever only looks.
+
+    `owners` is the uid by (GPU UUID, GI id) of what lives in this boot, `newest`
+    the time of the newest row in seconds since the epoch, 0 if there is none.
+    """
+
+    rows: int
+    quarantined: int
+    newest: float
+    owners: Mapping[tuple[str, int], int]
+
+
+def glance(state: Path, boot: str) -> Glance | None:
+    """Look at the ledger without changing or making anything; None when there is none yet.
+
+    Raises NodeFault when it is not readable, not ours, or of another format.
+    """
+    path = state / "ledger.sqlite"
+    try:
+        if not path.exists():
+            return None
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as database:
+            (application,) = database.execute("PRAGMA application_id").fetchone()
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            if (application, version) == (0, 0):
+                return None  # just being made
+            if (application, version) != (APPLICATION_ID, VERSION):
+                raise NodeFault(
+                    f"ledger {path}: not a slurm-mig ledger of format {VERSION} (it says "
+                    f"{application:#x}, {version})"
+                )
+            rows = database.execute("SELECT gpu, gi, uid, state, boot, since FROM instance")
+            found = rows.fetchall()
+    except (sqlite3.Error, OSError) as error:
+        raise NodeFault(f"ledger {path}: {error}") from None
+    return Glance(
+        rows=len(found),
+        quarantined=sum(row[3] == QUARANTINED for row in found),
+        newest=max((row[5] for row in found), default=0.0),
+        owners=MappingProxyType(
+            {(row[0], row[1]): row[2] for row in found if row[3] == LIVE and row[4] == boot}
+        ),
+    )

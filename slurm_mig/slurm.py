@@ -265,6 +265,18 @@ class ScontrolClient:
         self._demand(said, f"node {name}")
         return node_from_json(said.out, name)
 
+    def version(self) -> str:
+        """What scontrol says of its release: `slurm 24.11.5`."""
+        said = self._ask("release of Slurm", ["scontrol", "--version"])
+        self._demand(said, "release of Slurm")
+        return one_line(said.out.decode(errors="replace"), 80)
+
+    def config(self) -> str:
+        """The configuration of slurmctld, as `scontrol show config` prints it."""
+        said = self._ask("configuration of Slurm", ["scontrol", "show", "config"])
+        self._demand(said, "configuration of Slurm")
+        return said.out.decode(errors="replace")
+
     def drain(self, name: str, reason: str) -> None:
         """Let no new job start on the node."""
         words = ["scontrol", "update", f"NodeName={node_name(name)}", "State=DRAIN"]
