@@ -1,0 +1,184 @@
+"""Every file that Slurm and the nodes need, as text, from the cluster's description.
+
+The only importer of jinja2. No file, clock or host is looked at but for the templates, so the same
+description gives the same bytes. Nothing is quoted by jinja: what goes into Slurm's files was
+checked for them (description_parse.py), and units and TOML have filters of their own.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import jinja2
+
+from slurm_mig import __version__, hooks, share, slurm_lines, toml_text
+from slurm_mig.description import PADDING, Description, Group
+from slurm_mig.indices import compress
+
+#: What one can ask for on the command line, in the order in which it is made.
+KINDS = ("gres.conf", "slurm.conf", "lua", "node", "systemd", "tmpfiles")
+
+#: In the first line of each rendered file: this is how one of ours is known.
+MARK = "Made by slurm-mig "
+
+_UNITS = "/etc/systemd/system"
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedFile:
+    """One file and where it goes.
+
+    `what` is one of KINDS, `name` its path below the output folder, `install` the absolute path
+    where it belongs, `group` the node group that it is for ("" for all).
+    """
+
+    what: str
+    name: str
+    install: str
+    text: str
+    group: str = ""
+
+
+def unit_word(text: str) -> str:
+    """A word of a unit's command line: one word whatever is in it, nothing expanded.
+
+    systemd.service(5): % and $ double, backslash escapes inside quotes.
+    """
+    plain = text.replace("%", "%%").replace("$", "$$")
+    if plain and all(c.isalnum() or c in "-_./+@%$:=," for c in plain):
+        return plain
+    return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def unit_path(text: str) -> str:
+    """A path in a unit's condition: taken to the end of the line as it is, but for specifiers."""
+    return text.replace("%", "%%")
+
+
+def tmpfiles_path(text: str) -> str:
+    """A path in tmpfiles.d: quoted where it has blanks; % doubled, since it begins a specifier."""
+    plain = text.replace("%", "%%")
+    if not any(c.isspace() or c in "\"'\\" for c in plain):
+        return plain
+    return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(share.path("templates")),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 - these are no web pages
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["unit_word"] = unit_word
+    environment.filters["unit_path"] = unit_path
+    environment.filters["tmpfiles_path"] = tmpfiles_path
+    return environment
+
+
+def header(what: str, description: Description | None = None, comment: str = "#") -> str:
+    """The first lines of a file: what made it, from what, and how to make it again."""
+    whose = f", for Slurm {description.site.release}" if description else ""
+    lines = (
+        f"{MARK}{__version__} from the cluster's description, cluster.toml{whose}.",
+        f"Do not edit it: edit cluster.toml, and make it again: slurm-mig render {what}",
+    )
+    return "\n".join(f"{comment} {line}" for line in lines)
+
+
+def _text(template: str, **values: object) -> str:
+    return _environment().get_template(template).render(**values)
+
+
+def _hardware(group: Group) -> str:
+    """The GPUs of a node in words: `8 A100-SXM4-40GB`, `4 H100-SXM5-80GB (whole)`."""
+    return " and ".join(
+        f"{len(gpus.indices)} {gpus.entry.key}{'' if gpus.mig else ' (whole)'}"
+        for gpus in group.gpus
+    )
+
+
+def _gres_conf(description: Description) -> list[RenderedFile]:
+    text = _text(
+        "gres.conf.j2",
+        header=header("gres.conf", description),
+        release=description.site.release,
+        explicit=description.site.release >= slurm_lines.EXPLICIT_FLAG,
+        elastic=description.elastic,
+        padding=PADDING,
+        groups=description.groups,
+        mig_types=slurm_lines.mig_types,
+        device_files=slurm_lines.device_files,
+    )
+    install = f"{description.site.config_directory}/gres.conf"
+    return [RenderedFile("gres.conf", "slurm/gres.conf", install, text)]
+
+
+def _slurm_conf(description: Description) -> list[RenderedFile]:
+    release = description.site.release
+    split = release >= slurm_lines.SPLIT_TIMEOUTS
+    tres, left_out = slurm_lines.accounting(description)
+    text = _text(
+        "slurm-mig.conf.j2",
+        header=header("slurm.conf", description),
+        elastic=description.elastic,
+        anchor=description.anchor,
+        anchor_conf=description.anchor_conf,
+        anchor_gres=slurm_lines.anchor_gres(description),
+        timeout_keys="PrologTimeout EpilogTimeout" if split else "PrologEpilogTimeout",
+        split_timeouts=split,
+        times=slurm_lines.timeouts(description.settings, release),
+        gres_types=slurm_lines.gres_types(description),
+        prolog_flags=slurm_lines.prolog_flags(description),
+        accounting=tres,
+        left_out=left_out,
+        directory=description.directory,
+        hooks=hooks,
+        groups=description.groups,
+        hardware=_hardware,
+        node_gres=slurm_lines.node_gres,
+    )
+    install = f"{description.site.config_directory}/slurm-mig.conf"
+    return [RenderedFile("slurm.conf", "slurm/slurm-mig.conf", install, text)]
+
+
+def _node_toml(description: Description, group: Group) -> str:
+    """A node's config.toml: the admin's own sections, and what the description says of its GPUs."""
+    sections: dict[str, Mapping[str, object]] = dict(description.node)
+    if group.whole:
+        indices = [index for gpus in group.mig for index in gpus.indices]
+        sections["gpus"] = {"mig": compress(indices)}
+    if group.layout:
+        sections["layout"] = group.layout
+    tables = [toml_text.table(name, content) for name, content in sections.items()]
+    return "\n".join([header("node") + "\n", *tables])
+
+
+def _nodes(description: Description) -> list[RenderedFile]:
+    return [
+        RenderedFile(
+            "node",
+            f"nodes/{group.name}/config.toml",
+            f"{description.directory}/config.toml",
+            _node_toml(description, group),
+            group.name,
+        )
+        for group in description.groups
+        if group.mig
+    ]
+
+
+#: Maker of each kind of file, in the order of KINDS.
+_MAKERS: tuple[Callable[[Description], list[RenderedFile]], ...] = (
+    _gres_conf,
+    _slurm_conf,
+    _nodes,
+)
+
+
+def render(description: Description) -> list[RenderedFile]:
+    """Every file of the cluster, always in the same order."""
+    return [file for make in _MAKERS for file in make(description)]
