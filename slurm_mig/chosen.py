@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from slurm_mig.errors import NodeFault
 from slurm_mig.indices import compress
-from slurm_mig.nvml import Gpu
+from slurm_mig.instances import Gpu
 
 
 def named(gpu: Gpu, minors: Sequence[int] | None) -> bool:

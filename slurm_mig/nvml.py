@@ -8,13 +8,13 @@ nvmlDeviceGetMigDeviceHandleByIndex).
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pynvml
 
 from slurm_mig.errors import NodeFault
-from slurm_mig.profiles import CiProfile, Geometry, GiProfile, Placement, model_name
+from slurm_mig.instances import Ci, Gi, Gpu
+from slurm_mig.profiles import CiProfile, Geometry, GiProfile, Placement
 
 # A GPU with MIG, but more GI profiles than this, would need a newer nvml.h: NVML answers
 # INVALID_ARGUMENT from its own COUNT on, so asking beyond pynvml's COUNT is harmless.
@@ -47,6 +47,25 @@ _KINDS: dict[int, type[DriverError]] = {
     pynvml.NVML_ERROR_NOT_FOUND: NotThere,
 }
 
+#: What `set_mig` gives: the mode changed, needs a GPU reset, or needs that nobody uses the GPU.
+ACTIVE = pynvml.NVML_SUCCESS
+RESET_REQUIRED = pynvml.NVML_ERROR_RESET_REQUIRED
+IN_USE = pynvml.NVML_ERROR_IN_USE
+
+#: nvml.h, NVML_DEVICE_ARCH_*; as numbers, since an older pynvml has not all of the names.
+_ARCHITECTURES = {
+    2: "kepler",
+    3: "maxwell",
+    4: "pascal",
+    5: "volta",
+    6: "turing",
+    7: "ampere",
+    8: "ada",
+    9: "hopper",
+    10: "blackwell",
+    13: "rubin",
+}
+
 #: Answers that mean "this GPU or driver has no such profile", not a fault. NO_PERMISSION is one.
 _ABSENT = (pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_INVALID_ARGUMENT)
 
@@ -75,42 +94,6 @@ def _call_live(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
 
 def _text(value: str | bytes) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else value
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """One GPU. `index` is NVML's, `minor` that of /dev/nvidia<minor>; `mig` None: not capable."""
-
-    uuid: str
-    index: int
-    minor: int
-    name: str
-    mig: bool | None
-    mig_pending: bool | None
-
-    @property
-    def model(self) -> str:
-        """The name without the vendor's."""
-        return model_name(self.name)
-
-
-@dataclass(frozen=True, slots=True)
-class Ci:
-    """A compute instance that lives, by id, with the UUID of its MIG device."""
-
-    id: int
-    profile_id: int
-    uuid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Gi:
-    """A GPU instance that lives; without CIs it cannot be used, but occupies its placement."""
-
-    id: int
-    profile_id: int
-    placement: Placement
-    cis: tuple[Ci, ...]
 
 
 class Driver:
@@ -148,6 +131,11 @@ class Driver:
         """The driver's version."""
         return _text(_call("NVML", pynvml.nvmlSystemGetDriverVersion))
 
+    def cuda_version(self) -> str:
+        """The newest CUDA that the driver serves, as `12.9`."""
+        number = int(_call("NVML", pynvml.nvmlSystemGetCudaDriverVersion))
+        return f"{number // 1000}.{number % 1000 // 10}"
+
     def gpus(self) -> list[Gpu]:
         """All GPUs in NVML's order, but for those that fell off the bus: `lost` says which.
 
@@ -180,6 +168,35 @@ class Driver:
         name = _text(_call(what, pynvml.nvmlDeviceGetName, device))
         self._devices[uuid] = device
         return Gpu(uuid, index, minor, name, mig, mig_pending)
+
+    def architecture(self, gpu: Gpu) -> str:
+        """`ampere`, `hopper`, `blackwell`, …; `unknown` for one that is newer than this."""
+        found = _call(gpu.uuid, pynvml.nvmlDeviceGetArchitecture, self._device(gpu.uuid))
+        return _ARCHITECTURES.get(found, "unknown")
+
+    def set_mig(self, gpu: Gpu, on: bool) -> int:
+        """Set a GPU's MIG mode; ACTIVE, RESET_REQUIRED, IN_USE or another of NVML's numbers.
+
+        Anything but ACTIVE means that the mode is pending only. ACTIVE is not proof either, and
+        the driver may have reset the GPU: read it again (`gpus`). Needs root.
+        """
+        mode = pynvml.NVML_DEVICE_MIG_ENABLE if on else pynvml.NVML_DEVICE_MIG_DISABLE
+        return int(_call(gpu.uuid, pynvml.nvmlDeviceSetMigMode, self._device(gpu.uuid), mode))
+
+    def users(self, gpu: Gpu) -> list[int]:
+        """The pids of all processes, compute and graphics, that NVML shows on a GPU."""
+        device = self._device(gpu.uuid)
+        pids = set()
+        for function in (
+            pynvml.nvmlDeviceGetComputeRunningProcesses,
+            pynvml.nvmlDeviceGetGraphicsRunningProcesses,
+        ):
+            try:
+                pids.update(process.pid for process in _call(gpu.uuid, function, device))
+            except DriverError as error:
+                if error.code != pynvml.NVML_ERROR_NOT_SUPPORTED:
+                    raise
+        return sorted(pids)
 
     def _device(self, gpu: str) -> Any:
         if gpu not in self._devices:
@@ -368,3 +385,8 @@ class Driver:
         except DriverError:
             return []  # for an error message only: no reason to fail
         return sorted({p.pid for p in running if p.gpuInstanceId == gi})
+
+
+def error_text(code: int) -> str:
+    """NVML's own words for one of its numbers, as `In use by another client`."""
+    return str(pynvml.NVMLError(code))

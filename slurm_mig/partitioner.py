@@ -17,11 +17,12 @@ from slurm_mig import ledger as states
 from slurm_mig.devices import Devices, describe_process
 from slurm_mig.errors import NodeFault, NoRoom, TeardownError
 from slurm_mig.handover import Handover
+from slurm_mig.instances import Gi, Gpu
 from slurm_mig.layouts import layout
 from slurm_mig.ledger import Entry, Ledger, Wish
 from slurm_mig.lock import Busy, Locks
 from slurm_mig.log import Log
-from slurm_mig.nvml import Driver, Gi, Gpu, InUse, NoSpace
+from slurm_mig.nvml import Driver, InUse, NoSpace
 from slurm_mig.packing import GpuSpace, Slot, Taken
 from slurm_mig.profiles import Geometry
 from slurm_mig.request import Wanted, describe

@@ -19,7 +19,7 @@ def main(library: str, uuid: str, used: str, user: str | None = None) -> int:
         os.setgid(int(user))
         os.setuid(int(user))
     error = driver.slurmMigSimAttach(
-        uuid.encode(), ctypes.c_uint(os.getpid()), ctypes.c_ulonglong(int(used))
+        uuid.encode(), ctypes.c_uint(os.getpid()), ctypes.c_ulonglong(int(used)), ctypes.c_int(0)
     )
     os.write(1, b"ready\n" if error == 0 else b"%d\n" % error)
     if error:

@@ -7,6 +7,7 @@ instance profile's compute instance profiles follow that:
     driver CUDA_VERSION VERSION          13000 is CUDA 13.0
     privileged_uid UID                   who may create and destroy
     fresh_uuids 0|1                      1: an instance made again has another UUID
+    self_reset 0|1                       1: the driver resets an Ampere GPU to change its MIG mode
     seed HEX16                           of the boot ids
     gpu UUID MINOR BUS PCI_ID ARCH CC_MAJOR CC_MINOR COMPUTE_SLICES MAX_MIG MB MIG_ON SERIAL NAME…
     gi INDEX ID SLICES P2P GFX MB MAX SM CE DEC ENC JPEG OFA SIZE COUNT (START GI_ID)… NAME
@@ -37,14 +38,21 @@ class SimulatedGpu:
 
 
 def description(
-    gpus: Sequence[SimulatedGpu], *, seed: uuid.UUID, privileged_uid: int, fresh_uuids: bool
+    gpus: Sequence[SimulatedGpu],
+    *,
+    seed: uuid.UUID,
+    privileged_uid: int,
+    fresh_uuids: bool,
+    self_reset: bool,
+    versions: tuple[str, int],
 ) -> str:
-    """The text of `DIR/gpus`."""
+    """The text of `DIR/gpus`; `versions` are the driver's and CUDA's (13000 is 13.0)."""
     lines = [
         "slurm-mig-simulation 1",
-        f"driver {CUDA_VERSION} {DRIVER_VERSION}",
+        f"driver {versions[1]} {versions[0]}",
         f"privileged_uid {privileged_uid}",
         f"fresh_uuids {int(fresh_uuids)}",
+        f"self_reset {int(self_reset)}",
         f"seed {seed.hex}",
     ]
     for index, gpu in enumerate(gpus):

@@ -22,7 +22,12 @@ from slurm_mig.errors import RequestError, SlurmMigError
 from slurm_mig.indices import LARGEST
 from slurm_mig.profiles import Placement
 from slurm_mig.simulator import build
-from slurm_mig.simulator.describe import SimulatedGpu, description
+from slurm_mig.simulator.describe import (
+    CUDA_VERSION,
+    DRIVER_VERSION,
+    SimulatedGpu,
+    description,
+)
 from slurm_mig.simulator.models import find_model
 from slurm_mig.simulator.models import gi_ids as ids_by_placement
 from slurm_mig.simulator.records import (
@@ -80,13 +85,18 @@ class Simulation:
         privileged_uid: int | None = None,
         seed: uuid.UUID | None = None,
         minors: Sequence[int] | None = None,
+        driver_version: str = DRIVER_VERSION,
+        cuda_version: int = CUDA_VERSION,
+        self_reset: bool = False,
     ) -> Self:
         """Make a simulation in `directory`, which must be absent or empty.
 
         Each of `gpus` is `MODEL[:COUNT[:GI-IDS]]`, as `A100-SXM4-40GB:2:swapped8`; `gi_ids` is the
         scheme of those that name none, where it fits. Who may create and destroy is
         `privileged_uid`, by default the caller. `seed` fixes all UUIDs. `minors` are the N of
-        /dev/nvidiaN, one for each GPU, by default its index.
+        /dev/nvidiaN, one for each GPU, by default its index. `cuda_version` 12090 is CUDA 12.9.
+        `self_reset`: to change the MIG mode of an idle Ampere GPU the driver resets it itself, as
+        on bare metal; without, as in a virtual machine, it stays pending until `reset_gpu`.
         Raises RequestError for an unknown GPU or scheme, SlurmMigError if it cannot be made.
         """
         directory = Path(directory).absolute()
@@ -117,6 +127,8 @@ class Simulation:
                 seed=seed or uuid.uuid4(),
                 privileged_uid=os.geteuid() if privileged_uid is None else privileged_uid,
                 fresh_uuids=uuid_mode == "fresh",
+                self_reset=self_reset,
+                versions=(driver_version, cuda_version),
             )
             (directory / "gpus").write_text(text, "utf-8")
             facts = {"gpus": [{"key": gpu.model.key, "gi_ids": gpu.scheme} for gpu in wanted]}
@@ -186,13 +198,17 @@ class Simulation:
         """Reset one GPU, which activates a pending MIG mode; SlurmMigError while in use."""
         self._check(f"reset GPU {gpu}", self._driver.slurmMigSimResetGpu(gpu))
 
-    def attach(self, device_uuid: str, pid: int, used_bytes: int = 1 << 20) -> None:
+    def attach(
+        self, device_uuid: str, pid: int, used_bytes: int = 1 << 20, *, graphics: bool = False
+    ) -> None:
         """Register process `pid` as a client of a MIG device or GPU; it holds it until it ends.
 
+        `graphics`: NVML lists it among the graphics processes, not the compute ones.
         Raises SlurmMigError, as when the caller may not open the capability files.
         """
         error = self._driver.slurmMigSimAttach(
-            device_uuid.encode(), ctypes.c_uint(pid), ctypes.c_ulonglong(used_bytes)
+            *(device_uuid.encode(), ctypes.c_uint(pid)),
+            *(ctypes.c_ulonglong(used_bytes), ctypes.c_int(graphics)),
         )
         self._check(f"use {device_uuid} as process {pid}", error)
 

@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 from slurm_mig.errors import NodeFault
-from slurm_mig.nvml import Driver, DriverError, InUse, NoSpace, NotThere
+from slurm_mig.nvml import (
+    ACTIVE,
+    IN_USE,
+    RESET_REQUIRED,
+    Driver,
+    DriverError,
+    InUse,
+    NoSpace,
+    NotThere,
+    error_text,
+)
 from slurm_mig.profiles import Placement
 from slurm_mig.simulator.handle import Simulation
 
@@ -278,3 +288,91 @@ def test_handles_are_passed_by_reference(one):
         driver.create_gi(gpu.uuid, profiles["1g.5gb"], Placement(start, 1))
     assert [str(gi.placement) for gi in driver.instances(gpu)] == ["0:1", "3:1", "6:1"]
     assert simulation.counts().made == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "architecture"),
+    [
+        ("T4-16GB", "turing"),
+        ("A30-24GB", "ampere"),
+        ("GH200-96GB", "hopper"),
+        ("B200-180GB", "blackwell"),
+        ("RTX-PRO-6000-BLACKWELL-96GB", "blackwell"),
+    ],
+)
+def test_architecture(make, key, architecture):
+    """The architecture has the name that the table of families uses."""
+    _, driver = make(key)
+    assert driver.architecture(driver.gpus()[0]) == architecture
+
+
+def test_versions(make):
+    """The driver's version as it says it, CUDA's as people write it."""
+    _, driver = make(driver_version="450.80.02", cuda_version=12090)
+    assert (driver.version(), driver.cuda_version()) == ("450.80.02", "12.9")
+
+
+@pytest.mark.parametrize(
+    ("key", "self_reset", "status", "after"),
+    [
+        ("A100-SXM4-40GB", False, RESET_REQUIRED, (False, True)),
+        ("A100-SXM4-40GB", True, ACTIVE, (True, True)),
+        ("H100-SXM5-80GB", False, ACTIVE, (True, True)),
+        ("B200-180GB", False, ACTIVE, (True, True)),
+    ],
+)
+def test_mig_mode_is_turned_on(make, key, self_reset, status, after):
+    """Setting the mode says whether it is active now; reading it again shows what it is."""
+    _, driver = make(key, mig_enabled=False, self_reset=self_reset)
+    (gpu,) = driver.gpus()
+    assert driver.set_mig(gpu, True) == status
+    (gpu,) = driver.gpus()
+    assert (gpu.mig, gpu.mig_pending) == after
+
+
+def test_mig_mode_of_a_gpu_in_use(make):
+    """On a GPU in use the call succeeds and the mode is pending, with NVML's words for it."""
+    simulation, driver = make("H100-SXM5-80GB", mig_enabled=False)
+    (gpu,) = driver.gpus()
+    with simulation.client(gpu.uuid):
+        assert driver.set_mig(gpu, True) == IN_USE
+    (gpu,) = driver.gpus()
+    assert (gpu.mig, gpu.mig_pending) == (False, True)
+    assert error_text(IN_USE) == "In use by another client"
+
+
+def test_mig_mode_that_cannot_be_set(make):
+    """With instances MIG mode cannot be turned off; without MIG there is no mode."""
+    _, driver = make("A100-SXM4-40GB", "T4-16GB")
+    able, unable = driver.gpus()
+    driver.create_gi(able.uuid, driver.geometry(able).profiles[0], Placement(0, 1))
+    with pytest.raises(InUse, match="nvmlDeviceSetMigMode failed: In use by another client"):
+        driver.set_mig(able, False)
+    with pytest.raises(DriverError) as caught:
+        driver.set_mig(unable, True)
+    said = f"{unable.uuid}: nvmlDeviceSetMigMode failed: Not Supported (NVML error 3)"
+    assert str(caught.value) == said
+
+
+def test_users_of_a_gpu(make):
+    """Compute and graphics processes, each once; nobody on the next GPU."""
+    simulation, driver = make("A100-SXM4-40GB:2", mig_enabled=False)
+    first, second = driver.gpus()
+    with simulation.client(first.uuid) as process:
+        simulation.attach(first.uuid, os.getpid(), graphics=True)
+        assert driver.users(first) == sorted([process.pid, os.getpid()])
+        assert driver.users(second) == []
+        simulation.detach(os.getpid())
+        assert driver.users(first) == [process.pid]
+    assert driver.users(first) == []
+
+
+def test_users_where_graphics_are_unknown(one):
+    """A driver that lists no graphics processes has none; another error is an error."""
+    simulation, driver, gpu, _ = one
+    function = "nvmlDeviceGetGraphicsRunningProcesses"
+    simulation.fail(function, error="NOT_SUPPORTED")
+    assert driver.users(gpu) == []
+    simulation.fail(function, error="GPU_IS_LOST")
+    with pytest.raises(DriverError, match="GPU is lost"):
+        driver.users(gpu)

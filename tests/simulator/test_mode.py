@@ -101,3 +101,17 @@ def test_reset_of_a_gpu_in_use(make, load):
         simulation.reset_gpu(0)
     simulation.reset_gpu(0)
     assert [gi.gpu for gi in simulation.instances()] == [1]
+
+
+def test_driver_that_resets_the_gpu_itself(make, load):
+    """On bare metal the driver resets an idle Ampere GPU to change its mode; not one in use."""
+    simulation = make("A100-SXM4-40GB:2", mig_enabled=False, self_reset=True)
+    nvml = load(simulation)
+    idle, used = (nvml.nvmlDeviceGetHandleByIndex(index) for index in (0, 1))
+    with simulation.client(nvml.nvmlDeviceGetUUID(used)):
+        assert nvml.nvmlDeviceSetMigMode(idle, 1) == nvml.NVML_SUCCESS
+        assert nvml.nvmlDeviceSetMigMode(used, 1) == nvml.NVML_ERROR_IN_USE
+    assert nvml.nvmlDeviceGetMigMode(idle) == [1, 1]
+    assert nvml.nvmlDeviceGetMigMode(used) == [0, 1]
+    simulation.reboot()
+    assert nvml.nvmlDeviceGetMigMode(idle) == nvml.nvmlDeviceGetMigMode(used) == [1, 1]

@@ -1,5 +1,6 @@
 """Several processes on one simulation: who waits for whom, and what a killed one leaves."""
 
+import os
 import random
 import re
 from pathlib import Path
@@ -150,3 +151,14 @@ def test_two_simulations_in_one_process(make, load):
     nvml = load(second)
     assert nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(0)) == "NVIDIA A30"
     assert (first.counts().made, second.counts().made) == (1, 0)
+
+
+def test_graphics_processes_are_listed_apart(make, load):
+    """A graphics process is in the list of graphics processes, a compute one in the other."""
+    simulation = make(mig_enabled=False)
+    nvml = load(simulation)
+    gpu = nvml.nvmlDeviceGetHandleByIndex(0)
+    simulation.attach(nvml.nvmlDeviceGetUUID(gpu), os.getpid(), 5 << 20, graphics=True)
+    (process,) = nvml.nvmlDeviceGetGraphicsRunningProcesses(gpu)
+    assert (process.pid, process.usedGpuMemory) == (os.getpid(), 5 << 20)
+    assert nvml.nvmlDeviceGetComputeRunningProcesses(gpu) == []

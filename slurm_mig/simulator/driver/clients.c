@@ -4,7 +4,8 @@
 
 #include "sim.h"
 
-static nvmlReturn_t list(nvmlDevice_t device, unsigned *count, nvmlProcessInfo_t *infos)
+static nvmlReturn_t list(nvmlDevice_t device, unsigned *count, nvmlProcessInfo_t *infos,
+                         bool graphics)
 {
     struct place place;
     unsigned room, found = 0;
@@ -15,7 +16,7 @@ static nvmlReturn_t list(nvmlDevice_t device, unsigned *count, nvmlProcessInfo_t
     for (unsigned i = 0; i < MAX_CLIENTS; i++) {
         const struct client *client = &place.state.client[i];
         bool whole = client->gi == CLIENT_WHOLE_GPU;
-        if (client->pid == 0 ||
+        if (client->pid == 0 || (client->graphics != 0) != graphics ||
             (place.ci && (client->gi != place.handle.gi || client->ci != place.handle.ci)))
             continue;
         if (found < room)
@@ -36,7 +37,7 @@ EXPORT nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device,
                                                             nvmlProcessInfo_t *infos)
 {
     ENTER(nvmlDeviceGetComputeRunningProcesses);
-    return list(device, count, infos);
+    return list(device, count, infos, false);
 }
 
 EXPORT nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v2(nvmlDevice_t device,
@@ -50,14 +51,8 @@ EXPORT nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v3(nvmlDevice_t device
                                                              unsigned int *count,
                                                              nvmlProcessInfo_t *infos)
 {
-    struct place place;
-
-    (void)infos;
     ENTER(nvmlDeviceGetGraphicsRunningProcesses);
-    if (count == NULL || !place_of_device(device, &place))
-        return NVML_ERROR_INVALID_ARGUMENT;
-    *count = 0;
-    return NVML_SUCCESS;
+    return list(device, count, infos, true);
 }
 
 EXPORT nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v2(nvmlDevice_t device,
@@ -117,9 +112,11 @@ static nvmlReturn_t attach(unsigned gpu, struct gpu_state *state, void *context)
 
 /* Register `pid` as a program that uses the GPU or MIG device `uuid`, as CUDA would: not without
  * the right to open the capability files of the instance. */
-EXPORT nvmlReturn_t slurmMigSimAttach(const char *uuid, unsigned int pid, unsigned long long bytes)
+EXPORT nvmlReturn_t slurmMigSimAttach(const char *uuid, unsigned int pid, unsigned long long bytes,
+                                      int graphics)
 {
-    struct attachment attachment = {.client = {.pid = pid, .bytes = bytes}};
+    struct attachment attachment = {
+        .client = {.pid = pid, .bytes = bytes, .graphics = graphics != 0}};
     struct place place;
     nvmlReturn_t result = state_open();
 

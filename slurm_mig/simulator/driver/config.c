@@ -121,6 +121,8 @@ static bool read_line(struct reader *reader, struct config *config)
         config->privileged_uid = number(reader);
     } else if (strcmp(keyword, "fresh_uuids") == 0) {
         config->fresh_uuids = number(reader) != 0;
+    } else if (strcmp(keyword, "self_reset") == 0) {
+        config->self_reset = number(reader) != 0;
     } else if (strcmp(keyword, "seed") == 0) {
         hex16(reader, config->seed);
     } else if (strcmp(keyword, "gpu") == 0 && config->gpus < MAX_GPUS) {

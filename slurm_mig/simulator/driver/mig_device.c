@@ -37,6 +37,8 @@ static nvmlReturn_t set_mode(unsigned gpu, struct gpu_state *state, void *contex
         return NVML_SUCCESS;
     if (gpu_has_client(state, -1, -1))
         change->activation = NVML_ERROR_IN_USE;
+    else if (sim.config.gpu[gpu].arch == ARCH_AMPERE && sim.config.self_reset)
+        state_reset_gpu(gpu, state);
     else if (sim.config.gpu[gpu].arch == ARCH_AMPERE)
         change->activation = NVML_ERROR_RESET_REQUIRED;
     else

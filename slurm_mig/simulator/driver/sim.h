@@ -62,6 +62,7 @@ struct config {
     unsigned cuda_version; /* 1000 * major + 10 * minor */
     unsigned privileged_uid;
     bool fresh_uuids;
+    bool self_reset; /* Ampere: the driver itself resets an idle GPU to change its MIG mode */
     uint8_t seed[16];
     unsigned gpus;
     struct gpu_config gpu[MAX_GPUS];
@@ -89,7 +90,7 @@ struct client {
     uint64_t started; /* clock ticks since boot, /proc/PID/stat field 22: a pid alone may be reused */
     uint64_t bytes;
     uint32_t pid; /* 0: free */
-    uint8_t gi, ci, unused[2];
+    uint8_t gi, ci, graphics, unused;
 };
 
 struct gpu_state {
