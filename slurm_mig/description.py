@@ -4,10 +4,12 @@ Pure: the types that everything rendered is made from. `description_parse.py` re
 cluster's TOML and refuses what cannot be; whoever holds a `Description` may trust its values.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from slurm_mig.errors import ConfigError, one_line
 from slurm_mig.profiles import TableEntry
 from slurm_mig.settings import LayoutSpec, Settings
 
@@ -15,11 +17,32 @@ from slurm_mig.settings import LayoutSpec, Settings
 PADDING = "none"
 
 
+#: Slurm's releases since the oldest that slurm-mig supports (SchedMD's release notes).
+RELEASES = ("22.05", "23.02", "23.11", "24.05", "24.11", "25.05", "25.11", "26.05")
+
+
 class Release(NamedTuple):
     """A Slurm release, year and month: 24.11 is (24, 11)."""
 
     year: int
     month: int
+
+    @classmethod
+    def parse(cls, text: object) -> "Release":
+        """Read `24.11`; one that is newer than all of RELEASES is taken. Raises ConfigError."""
+        found = re.fullmatch(r"(\d\d)\.(\d\d)", text, re.ASCII) if isinstance(text, str) else None
+        if found is None:
+            patched = isinstance(text, str) and re.fullmatch(r"\d\d\.\d\d\.\d+\S*", text, re.ASCII)
+            said = f"{text[:5]!r}" if isinstance(text, str) and patched else 'such as "24.11"'
+            raise ConfigError(f"must be a Slurm release {said}, not {one_line(repr(text), 80)}")
+        release = cls(int(found[1]), int(found[2]))
+        if text not in RELEASES and (
+            str(release) < RELEASES[-1] or release.month not in range(1, 13)
+        ):
+            raise ConfigError(
+                f"there is no Slurm {text} that slurm-mig knows: {', '.join(RELEASES)} or newer"
+            )
+        return release
 
     def __str__(self) -> str:
         return f"{self.year}.{self.month:02d}"
