@@ -2,7 +2,8 @@
 # make test    lint, types, and every test, those against the real Slurm included
 # make bench   measure the hooks and the packer; writes build/bench.json
 # All set-up is done here, on a fresh Debian 12: a virtual environment in .venv and, where the user
-# may install packages, Slurm and shellcheck from Debian.
+# may install packages, Slurm and the tests' tools from Debian. For the tests also two folders with
+# newer releases of Slurm, made once in .cache/debootstrap (a minute).
 
 PYTHON ?= python3
 # Two workers: the machines that run this have two cores, and each worker starts its own cluster.
@@ -11,11 +12,15 @@ WORKERS ?= 2
 TESTS ?=
 
 BIN := .venv/bin
-PACKAGES := slurmctld slurmd slurm-client munge gcc libc6-dev shellcheck
+PACKAGES := slurmctld slurmd slurm-client munge gcc libc6-dev
+PROGRAMS := slurmctld slurmd scontrol munged cc
+TOOLS := shellcheck debootstrap lua5.1 lua5.4
+test lint folders: PACKAGES += $(TOOLS)
+test lint folders: PROGRAMS += $(TOOLS)
 # The simulated driver is built once, and inside this folder.
 export SLURM_MIG_CACHE := $(CURDIR)/.cache
 
-.PHONY: demo test lint bench clean packages
+.PHONY: demo test lint bench clean packages folders
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two apt-get at once would lock each other out
 
@@ -23,7 +28,7 @@ demo: .venv/.package packages
 	$(BIN)/slurm-mig demo --directory demo
 
 # --dist loadgroup: tests that share a cluster name a group, and run on one worker.
-test: .venv/.dev packages lint
+test: .venv/.dev packages lint folders
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations 10 $(TESTS)
 
 lint: .venv/.dev packages
@@ -61,7 +66,7 @@ bench: .venv/.package packages
 # with CI=true a missing part is a failure (tests/conftest.py). While Debian's packages are set up,
 # policy-rc.d keeps them from starting their daemons: the cluster here has its own.
 packages:
-	@missing=; for program in slurmctld slurmd scontrol munged cc shellcheck; do \
+	@missing=; for program in $(PROGRAMS); do \
 	    PATH="$$PATH:/usr/sbin:/sbin" command -v $$program >/dev/null || missing="$$missing $$program"; \
 	done; \
 	if [ -z "$$missing" ]; then :; \
@@ -75,6 +80,11 @@ packages:
 	      apt-get install -y -qq --no-install-recommends $(PACKAGES) >/dev/null || \
 	      echo "could not be installed; going on without:$$missing"; \
 	else echo "not here, and only root may install them:$$missing"; fi
+
+# Slurm 24.11 and 26.05 of Debian 13 and testing; the tests that need them are skipped without.
+folders: .venv/.dev packages
+	@$(BIN)/python -m slurm_mig.rehearsal.slurm_folder trixie forky || \
+	  echo "going on without: tests on the releases that are not here will be skipped"
 
 clean:
 	rm -rf build demo .pytest_cache .mypy_cache .ruff_cache

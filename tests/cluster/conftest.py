@@ -2,14 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from slurm_mig.rehearsal import slurm_folder
 from slurm_mig.rehearsal.cluster import Cluster, Node, SlurmInstall, SlurmMissing
 
-REPOSITORY = Path(__file__).parents[2]
 MakeCluster = Callable[..., Cluster]
 
 
@@ -24,13 +23,18 @@ def slurm_install() -> SlurmInstall:
         pytest.skip(str(error))
 
 
+def in_folder(suite: str) -> SlurmInstall:
+    """The Slurm of another Debian suite, where its folder exists; else a skip."""
+    found = slurm_folder.find(suite)
+    if found is None:
+        pytest.skip(f"no Slurm of {suite}: python -m slurm_mig.rehearsal.slurm_folder {suite}")
+    return found
+
+
 @pytest.fixture(params=["trixie", "forky"])
 def other_install(request: pytest.FixtureRequest, slurm_install: SlurmInstall) -> SlurmInstall:
-    """Other releases, where their folders exist (rehearsal/slurm_folder.py); never required."""
-    folder = REPOSITORY / ".cache/debootstrap" / request.param
-    if not folder.is_dir():
-        pytest.skip(f"no {folder}: python -m slurm_mig.rehearsal.slurm_folder {request.param}")
-    return SlurmInstall.find(folder)
+    """Other releases, where their folders exist; never required."""
+    return in_folder(request.param)
 
 
 @pytest.fixture
