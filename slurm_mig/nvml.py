@@ -186,7 +186,7 @@ class Driver:
     def users(self, gpu: Gpu) -> list[int]:
         """The pids of all processes, compute and graphics, that NVML shows on a GPU."""
         device = self._device(gpu.uuid)
-        pids = set()
+        pids: set[int] = set()
         for function in (
             pynvml.nvmlDeviceGetComputeRunningProcesses,
             pynvml.nvmlDeviceGetGraphicsRunningProcesses,

@@ -101,6 +101,7 @@ def status(arguments: argparse.Namespace) -> int:
                         "uuid": view.gpu.uuid,
                         "model": view.gpu.model,
                         "mig": view.gpu.mig,
+                        "whole": view.whole,
                         "memory_slices": view.geometry.memory_slices if view.geometry else None,
                         "instances": rows[view.gpu.uuid],
                     }
@@ -114,12 +115,14 @@ def status(arguments: argparse.Namespace) -> int:
     out = terminal.console()
     for view in views:
         mode = {True: "", False: "  MIG mode off", None: "  cannot do MIG"}[view.gpu.mig]
+        if view.whole:
+            mode = "  stays whole, but is in MIG mode" if view.gpu.mig else "  stays whole"
         out.print(
             Text.assemble(
                 (f"GPU {view.gpu.index}", "bold"), f"  {view.gpu.model}  {view.gpu.uuid}{mode}"
             )
         )
-        if view.geometry is not None:
+        if view.geometry is not None and (not view.whole or rows[view.gpu.uuid]):
             out.print(picture.draw(view.geometry, picture.blocks(view)))
     lines = terminal.table("GPU", "PROFILE", "PLACEMENT", "GI", "JOB", "UID", "STATE", "UUID")
     for view in views:

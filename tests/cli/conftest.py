@@ -107,7 +107,9 @@ class Admin:
 def make(tmp_path: Path, run: Run) -> Callable[..., Admin]:
     """Makes a node: `make("A100-SXM4-40GB:2", layout="small")`."""
 
-    def make_one(*gpus: str, layout: Any = "balanced", **options: Any) -> Admin:
+    def make_one(
+        *gpus: str, layout: Any = "balanced", settings: Any = None, **options: Any
+    ) -> Admin:
         folder = tmp_path / "slurm"
         folder.mkdir()
         for name in ("scontrol", "squeue"):
@@ -124,6 +126,7 @@ def make(tmp_path: Path, run: Run) -> Callable[..., Admin]:
                 "isolation": {"devices": "none"},
                 "epilog": {"budget": 0.1},
                 "prolog": {"wait": 0},
+                **(settings or {}),
             },
             **options,
         )

@@ -71,6 +71,7 @@ def test_json(make):
                 "uuid": first.uuid,
                 "model": "A100-SXM4-40GB",
                 "mig": True,
+                "whole": False,
                 "memory_slices": 8,
                 "instances": [
                     {
@@ -92,6 +93,7 @@ def test_json(make):
                 "uuid": second.uuid,
                 "model": "A100-SXM4-40GB",
                 "mig": True,
+                "whole": False,
                 "memory_slices": 8,
                 "instances": [],
             },
@@ -99,6 +101,32 @@ def test_json(make):
         "lost_gpus": [],
         "promises": {"3g.20gb": 2, "2g.10gb": 2, "1g.5gb": 4},
     }
+
+
+def test_gpus_that_stay_whole(make):
+    """A GPU that [gpus] mig leaves out is said to stay whole; no slices, no promises of it."""
+    admin = make("A100-SXM4-40GB:3", settings={"gpus": {"mig": "1"}})
+    lists = [gpu.uuid for gpu in admin.sim.gpus()]
+    said = admin("status")
+    assert (said.status, said.err) == (0, "")
+    found = lines(said.out)
+    assert [found[0], found[1], *found[-2:]] == [
+        f"GPU 0  A100-SXM4-40GB  {lists[0]}  stays whole, but is in MIG mode",
+        f"GPU 1  A100-SXM4-40GB  {lists[1]}",
+        f"GPU 2  A100-SXM4-40GB  {lists[2]}  stays whole, but is in MIG mode",
+        "promises: 3g.20gb:1,2g.10gb:1,1g.5gb:2",
+    ]
+    assert len(found) == 9  # three GPUs, five lines of slices, the promises
+    document = json.loads(admin("status", "--json").out)
+    assert [gpu["whole"] for gpu in document["gpus"]] == [True, False, True]
+    assert document["promises"] == {"3g.20gb": 1, "2g.10gb": 1, "1g.5gb": 2}
+
+
+def test_gpu_that_stays_whole_with_mig_mode_off(make):
+    """A GPU that stays whole and has MIG mode off is as it should be."""
+    admin = make(mig_enabled=False, settings={"gpus": {"mig": "5"}})
+    first = lines(admin("status").out)[0]
+    assert first == f"GPU 0  A100-SXM4-40GB  {admin.sim.gpus()[0].uuid}  stays whole"
 
 
 def test_lost_gpu(make):
