@@ -101,6 +101,7 @@ class Site:
     gres_types: tuple[str, ...]  # of the site, without mig
     prolog_flags: tuple[str, ...]
     accounting_tres: tuple[str, ...]
+    accounting: bool = True  # there is a slurmdbd; without one slurmctld takes no TRES
 
 
 @dataclass(frozen=True, slots=True)

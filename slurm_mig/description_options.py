@@ -67,6 +67,14 @@ OPTIONS = (
         'AccountingStorageTRES of the site besides ours, such as ["gres/gpu"].',
     ),
     Option(
+        "slurm",
+        "accounting",
+        checks.yes,
+        True,
+        "Whether there is a slurmdbd. false: no AccountingStorageTRES is written, with which\n"
+        "slurmctld would not start.",
+    ),
+    Option(
         "install",
         "directory",
         checks.path,

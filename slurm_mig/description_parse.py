@@ -39,17 +39,10 @@ def _options(source: Source) -> dict[tuple[str, str], Any]:
             keys = [option.key for option in OPTIONS if option.section == section]
             for key, value in table.items():
                 if key not in keys:
-                    message = f"unknown key {checks.shown(key)}{nearest(key, keys)}"
-                    raise source.fault((section, key), message)
+                    raise source.fault((section, key), f"unknown key{nearest(key, keys)}")
                 place = (section, key)
                 values[place] = source.checked(place, checks_of[place], value)
     return values
-
-
-def _release(source: Source, written: Release | None, asked: Release | None) -> Release:
-    if asked or written:
-        return asked or written  # type: ignore[return-value]
-    raise source.fault(("slurm",), 'release is missing; write release = "24.11", say')
 
 
 def _token(source: Source, release: Release, value: str) -> str:
@@ -81,8 +74,9 @@ def _node(source: Source, token: str) -> tuple[Mapping[str, Mapping[str, Any]], 
                 settings.parse([("", {section: {key: value}})])
             except ConfigError as error:
                 # ": [section] key must be …": the place is said better here.
-                message = str(error).removeprefix(": ").removeprefix(f"[{section}] ")
-                raise source.fault((*place, key), message.removeprefix(f"{key} ")) from None
+                message = str(error).removeprefix(": ").removeprefix(f"[{section}] {key} ")
+                message = message.replace(f" {key!r} in [{section}]", "", 1)
+                raise source.fault((*place, key), message) from None
             if isinstance(value, str):
                 check = checks.path if value.startswith("/") else checks.text
                 if (section, key) != ("driver", "root") or value != "/":
@@ -174,13 +168,22 @@ def parse(
     """
     source = Source(text, where)
     values = _options(source)
+    release = release or values["slurm", "release"]
+    if release is None:
+        raise source.fault(("slurm",), 'release is missing; write release = "24.11", say')
     site = Site(
-        _release(source, values["slurm", "release"], release),
+        release,
         values["slurm", "config_directory"],
         values["slurm", "gres_types"],
         values["slurm", "prolog_flags"],
         values["slurm", "accounting_tres"],
+        values["slurm", "accounting"],
     )
+    if site.accounting_tres and not site.accounting:
+        raise source.fault(
+            ("slurm", "accounting_tres"),
+            "slurmctld takes none without a slurmdbd; leave it out, or say accounting = true",
+        )
     for flag in site.prolog_flags:
         if checks.PROLOG_FLAGS[flag] > site.release:
             raise source.fault(

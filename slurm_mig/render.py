@@ -2,16 +2,18 @@
 
 The only importer of jinja2. No file, clock or host is looked at but for the templates, so the same
 description gives the same bytes. Nothing is quoted by jinja: what goes into Slurm's files was
-checked for them (description_parse.py), and units and TOML have filters of their own.
+checked for them (description_checks.py: a path, for one, is letters, digits and ._-+@ and means the
+same to Slurm, systemd and a shell). TOML strings are quoted by toml_text.py.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
 import jinja2
 
-from slurm_mig import __version__, hooks, share, slurm_lines, toml_text
+from slurm_mig import __version__, hooks, offers, share, slurm_lines, toml_text
 from slurm_mig.description import PADDING, Description, Group
 from slurm_mig.indices import compress
 
@@ -39,33 +41,9 @@ class RenderedFile:
     group: str = ""
 
 
-def unit_word(text: str) -> str:
-    """A word of a unit's command line: one word whatever is in it, nothing expanded.
-
-    systemd.service(5): % and $ double, backslash escapes inside quotes.
-    """
-    plain = text.replace("%", "%%").replace("$", "$$")
-    if plain and all(c.isalnum() or c in "-_./+@%$:=," for c in plain):
-        return plain
-    return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def unit_path(text: str) -> str:
-    """A path in a unit's condition: taken to the end of the line as it is, but for specifiers."""
-    return text.replace("%", "%%")
-
-
-def tmpfiles_path(text: str) -> str:
-    """A path in tmpfiles.d: quoted where it has blanks; % doubled, since it begins a specifier."""
-    plain = text.replace("%", "%%")
-    if not any(c.isspace() or c in "\"'\\" for c in plain):
-        return plain
-    return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
 @cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(share.path("templates")),
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # noqa: S701 - these are no web pages
@@ -73,10 +51,6 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["unit_word"] = unit_word
-    environment.filters["unit_path"] = unit_path
-    environment.filters["tmpfiles_path"] = tmpfiles_path
-    return environment
 
 
 def header(what: str, description: Description | None = None, comment: str = "#") -> str:
@@ -126,8 +100,7 @@ def _slurm_conf(description: Description) -> list[RenderedFile]:
         header=header("slurm.conf", description),
         elastic=description.elastic,
         anchor=description.anchor,
-        anchor_conf=description.anchor_conf,
-        anchor_gres=slurm_lines.anchor_gres(description),
+        anchor_line=slurm_lines.anchor_line(description) if description.elastic else "",
         timeout_keys="PrologTimeout EpilogTimeout" if split else "PrologEpilogTimeout",
         split_timeouts=split,
         times=slurm_lines.timeouts(description.settings, release),
@@ -143,6 +116,20 @@ def _slurm_conf(description: Description) -> list[RenderedFile]:
     )
     install = f"{description.site.config_directory}/slurm-mig.conf"
     return [RenderedFile("slurm.conf", "slurm/slurm-mig.conf", install, text)]
+
+
+def _lua(description: Description) -> list[RenderedFile]:
+    """The job_submit module, and the plugin's file for a site that has none."""
+    folder = description.site.config_directory
+    values = {
+        "header": header("lua", description),
+        "release": description.site.release,
+        "data": offers.literal(offers.data(description)),
+    }
+    return [
+        RenderedFile("lua", f"slurm/{name}", f"{folder}/{name}", _text(f"{name}.j2", **values))
+        for name in ("slurm_mig.lua", "job_submit.lua")
+    ]
 
 
 def _node_toml(description: Description, group: Group) -> str:
@@ -171,11 +158,54 @@ def _nodes(description: Description) -> list[RenderedFile]:
     ]
 
 
+def _systemd(description: Description) -> list[RenderedFile]:
+    """Units of the nodes: MIG mode and leftovers at boot before slurmd, and a look now and then."""
+    minutes = slurm_lines.reconcile_minutes(description)
+    values = {
+        "header": header("systemd"),
+        "program": description.program,
+        "config": f"{description.directory}/config.toml",
+        "minutes": minutes,
+        "spread": math.ceil(minutes / 2),
+        "nodes": sum(group.size for group in description.groups),
+    }
+    names = (
+        "slurm-mig-boot.service",
+        "slurm-mig-reconcile.service",
+        "slurm-mig-reconcile.timer",
+        "slurmd.service.d/slurm-mig.conf",
+    )
+    return [
+        RenderedFile(
+            "systemd",
+            f"systemd/{name}",
+            f"{_UNITS}/{name}",
+            _text(f"{name.replace('/', '-')}.j2", **values),
+        )
+        for name in names
+    ]
+
+
+def _tmpfiles(description: Description) -> list[RenderedFile]:
+    settings = description.settings
+    text = _text(
+        "tmpfiles.conf.j2",
+        header=header("tmpfiles"),
+        state=settings.state_directory,
+        run=settings.state_run_directory,
+    )
+    install = "/etc/tmpfiles.d/slurm-mig.conf"
+    return [RenderedFile("tmpfiles", "tmpfiles.d/slurm-mig.conf", install, text)]
+
+
 #: Maker of each kind of file, in the order of KINDS.
 _MAKERS: tuple[Callable[[Description], list[RenderedFile]], ...] = (
     _gres_conf,
     _slurm_conf,
+    _lua,
     _nodes,
+    _systemd,
+    _tmpfiles,
 )
 
 

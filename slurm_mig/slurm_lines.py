@@ -132,6 +132,23 @@ def anchor_gres(description: Description) -> str:
     return gres(in_order(most), sorted(whole.items()))
 
 
+def anchor_line(description: Description) -> str:
+    """The rest of the anchor's NodeName line. What anchor_conf says itself is not said again.
+
+    The address is one where nothing answers, at once: the anchor's name need not resolve.
+    """
+    ours = {
+        "NodeAddr": "127.0.0.1",
+        "Port": "1",
+        "Gres": anchor_gres(description),
+        "State": "DOWN",
+        "Reason": "slurm-mig-anchor",
+    }
+    said = {word.partition("=")[0].lower() for word in description.anchor_conf.split()}
+    words = [f"{key}={value}" for key, value in ours.items() if key.lower() not in said]
+    return " ".join([*([description.anchor_conf] if description.anchor_conf else []), *words])
+
+
 def device_files(gpus: GpuSet) -> str:
     """The device files of some GPUs as gres.conf writes them: /dev/nvidia[4-7]."""
     if len(gpus.indices) == 1:
@@ -165,8 +182,12 @@ def prolog_flags(description: Description) -> list[str]:
 def accounting(description: Description) -> tuple[list[str], list[str]]:
     """AccountingStorageTRES, and the profiles that are left out of it since their names have signs.
 
-    In elastic mode every profile that a node could make may be promised one day.
+    In elastic mode every profile that a node could make may be promised one day. Without a slurmdbd
+    nothing: slurmctld then says "slurmdbd is required to run with TRES gres/mig" and does not start
+    (seen on 22.05, 24.11 and 26.05).
     """
+    if not description.site.accounting:
+        return [], []
     offered: dict[str, int] = {}
     for group in description.groups:
         offered.update(group.maxima if description.elastic else group.promises)
