@@ -82,6 +82,16 @@ class Group:
     conf: str
 
     @property
+    def layout_by_name(self) -> dict[str, LayoutSpec]:
+        """`layout` as a node's config.toml has it: by each name that NVML may give the model."""
+        return {
+            name: self.layout[gpus.entry.key]
+            for gpus in self.mig
+            if gpus.entry.key in self.layout
+            for name in gpus.entry.nvml_names
+        }
+
+    @property
     def mig(self) -> tuple[GpuSet, ...]:
         """The GPUs that are partitioned."""
         return tuple(gpus for gpus in self.gpus if gpus.mig)

@@ -1,7 +1,7 @@
 """The node groups of a cluster's description, and what their nodes tell Slurm. Pure."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -90,7 +90,6 @@ class Layouts:
         self._source = source
         self._written: dict[str, Path] = {}
         self._specs: dict[str, LayoutSpec] = {}
-        self._used: set[str] = set()
         for model, value in table.items():
             place = (*path, model)
             known = source.checked(place, spec, value)
@@ -102,13 +101,12 @@ class Layouts:
     def of(self, entry: TableEntry) -> tuple[LayoutSpec, Path] | None:
         """The layout of a model and where it is written; None if there is none."""
         key = entry.key if entry.key in self._specs else "default"
-        self._used.add(entry.key)
         return (self._specs[key], self._written[key]) if key in self._specs else None
 
-    def check_used(self, who: str) -> None:
-        """Raise ConfigError for the layout of a model that is not there."""
+    def check_used(self, there: Collection[str], who: str) -> None:
+        """Raise ConfigError for the layout of a model that is not among those `there`."""
         for key, place in self._written.items():
-            if key != "default" and key not in self._used:
+            if key != "default" and key not in there:
                 raise self._source.fault(place, f"{who} {key} in MIG mode")
 
 
@@ -185,7 +183,7 @@ class _Reader:
         try:
             numbers = indices(values["index"])
         except ValueError as error:
-            raise ConfigError(f"index {error}") from None
+            raise ConfigError(str(error)) from None
         if numbers[-1] > _LARGEST_INDEX:
             raise ConfigError(f"index {numbers[-1]}: the last one is {_LARGEST_INDEX}")
         mig = values.get("mig", True)
@@ -214,7 +212,8 @@ class _Reader:
             )
         written: dict[str, LayoutSpec] = {}
         promised: dict[str, Mapping[str, int]] = {}
-        for entry in {g.entry.key: g.entry for g in gpus if g.mig}.values():
+        there = {found.entry.key: found.entry for found in gpus if found.mig}
+        for entry in there.values():
             found = (own.of(entry) if own else None) or self.cluster.of(entry)
             if found is None:
                 if not self.elastic:
@@ -232,7 +231,7 @@ class _Reader:
                 raise self.source.fault(place, f"{about}{error}") from None
             written[entry.key] = chosen
         if own:
-            own.check_used("this group has no")
+            own.check_used(there, "this group has no")
         return written, promised
 
     def group(self, name: str, table: object) -> Group:
@@ -280,8 +279,7 @@ class _Reader:
         if isinstance(table, dict):
             for key in table:
                 if key not in known:
-                    message = f"unknown key {checks.shown(key)}{nearest(key, known)}"
-                    raise self.source.fault((*path, key), message)
+                    raise self.source.fault((*path, key), f"unknown key{nearest(key, known)}")
             return table
         raise self.source.fault(path, f"must be a table, not {checks.shown(table)}")
 
@@ -296,5 +294,6 @@ def groups(
         raise source.fault(("nodes",), message)
     reader = _Reader(source, models, cluster, elastic)
     found = tuple(reader.group(name, table) for name, table in tables.items())
-    cluster.check_used("no group has")
+    there = {gpus.entry.key for group in found for gpus in group.mig}
+    cluster.check_used(there, "no group has")
     return found, reader.owner

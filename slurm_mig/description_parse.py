@@ -109,19 +109,20 @@ def _check_ids(source: Source, found: Sequence[Group], elastic: bool) -> None:
         if elastic
         else "have one of the two in no layout"
     )
-    first: dict[int, tuple[str, str, str]] = (
-        {type_id(PADDING): (PADDING, "", "")} if elastic else {}
-    )
+    first: dict[int, tuple[str, str, str]] = {}
+    if elastic:
+        first[type_id(PADDING)] = (PADDING, "", "")
     whole: dict[int, tuple[str, str]] = {}
     for group in found:
         for name, model in _offered(group, elastic).items():
             known, other, where = first.setdefault(type_id(name), (name, model, group.name))
             if known != name:
                 line = source.line(("nodes", where, "gpus"))
+                there = f"{known} of {other} in [nodes.{where}] (line {line})"
                 raise source.fault(
                     ("nodes", group.name, "gpus"),
-                    f"{name} of {model} and {known} of {other} in [nodes.{where}] (line {line}) "
-                    f"are one GRES type to Slurm, which would send jobs to the wrong GPUs; {mend}",
+                    f"{name} of {model} and {there if where else f'the padding type {known}'} are "
+                    f"one GRES type to Slurm, which would send jobs to the wrong GPUs; {mend}",
                 )
         for gpus in group.whole:
             if gpus.type:
@@ -140,7 +141,9 @@ def _anchor_conf(found: Sequence[Group]) -> str:
     features: dict[str, None] = {}
     for group in found:
         words = {key.casefold(): value for key, value in checks.conf_words(group.conf)}
-        numbers = {key: int(value) for key, value in words.items() if value.isdecimal()}
+        numbers = {
+            key: int(value) for key, value in words.items() if value.isdecimal() and len(value) < 19
+        }
         cpus = numbers.get("cpus") or numbers.get("procs")
         if not cpus:
             sockets = numbers.get("sockets") or (

@@ -30,7 +30,7 @@ _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)")
 def parse(text: str, where: str) -> dict[str, Any]:
     """The document; raises ConfigError `where:line: not valid TOML: …`."""
     try:
-        return tomllib.loads(text)
+        document = tomllib.loads(text)
     except RecursionError:
         raise ConfigError(f"{where}: not valid TOML: nested too deeply") from None
     except ValueError as error:  # also int() of a number of 5000 digits
@@ -42,6 +42,21 @@ def parse(text: str, where: str) -> dict[str, Any]:
         column = f" (column {place[2]})" if place[2] else " (at the end of the file)"
         message = message[: place.start()] + column
         raise ConfigError(f"{where}:{line}: not valid TOML: {message}") from None
+    _check_numbers(document, where)
+    return document
+
+
+def _check_numbers(document: dict[str, Any], where: str) -> None:
+    """Refuse integers of more than 64 bits, as TOML does; Python cannot even print large ones."""
+    values: list[Any] = [document]
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            values += value.values()
+        elif isinstance(value, list):
+            values += value
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ConfigError(f"{where}: not valid TOML: an integer has more than 64 bits")
 
 
 class _Walk:
@@ -159,7 +174,10 @@ def lines(text: str) -> dict[Path, int]:
 
 def line_of(text: str, path: Path) -> int | None:
     """The line of a path, else of the nearest table or array around it; None if there is none."""
-    found = lines(text)
+    try:
+        found = lines(text)
+    except RecursionError:  # nested almost too deeply for tomllib
+        return None
     for end in range(len(path), 0, -1):
         if path[:end] in found:
             return found[path[:end]]
