@@ -8,7 +8,6 @@ same to Slurm, systemd and a shell). TOML strings are quoted by toml_text.py.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 
 import jinja2
@@ -16,29 +15,14 @@ import jinja2
 from slurm_mig import __version__, hooks, offers, share, slurm_lines, toml_text
 from slurm_mig.description import PADDING, Description, Group
 from slurm_mig.indices import compress
+from slurm_mig.rendered import MARK, RenderedFile
+
+__all__ = ["KINDS", "RenderedFile", "render"]
 
 #: What one can ask for on the command line, in the order in which it is made.
 KINDS = ("gres.conf", "slurm.conf", "lua", "node", "systemd", "tmpfiles")
 
-#: In the first line of each rendered file: this is how one of ours is known.
-MARK = "Made by slurm-mig "
-
 _UNITS = "/etc/systemd/system"
-
-
-@dataclass(frozen=True, slots=True)
-class RenderedFile:
-    """One file and where it goes.
-
-    `what` is one of KINDS, `name` its path below the output folder, `install` the absolute path
-    where it belongs, `group` the node group that it is for ("" for all).
-    """
-
-    what: str
-    name: str
-    install: str
-    text: str
-    group: str = ""
 
 
 @cache
@@ -139,7 +123,7 @@ def _node_toml(description: Description, group: Group) -> str:
         indices = [index for gpus in group.mig for index in gpus.indices]
         sections["gpus"] = {"mig": compress(indices)}
     if group.layout:
-        sections["layout"] = group.layout
+        sections["layout"] = group.layout_by_name
     tables = [toml_text.table(name, content) for name, content in sections.items()]
     return "\n".join([header("node") + "\n", *tables])
 
