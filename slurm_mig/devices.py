@@ -35,6 +35,10 @@ class Devices:
         except OSError as error:
             raise NodeFault(f"boot id {path}: {error.strerror}") from None
 
+    def present(self) -> bool:
+        """Whether a driver is loaded."""
+        return (self._root / "proc/driver/nvidia").is_dir()
+
     def major(self) -> int:
         """The major number of capability device nodes."""
         path = self._root / "proc/devices"
