@@ -58,8 +58,13 @@ def _all(gpus: Sequence[Gpu], lost: Sequence[str]) -> list[Gpu]:
             f"MIG mode is off on {', '.join(f'GPU {g.index} ({g.model})' for g in capable)}; "
             "turn it on: nvidia-smi -mig 1 (Ampere: then reset the GPU)"
         )
+    raise no_mig(gpus)
+
+
+def no_mig(gpus: Sequence[Gpu]) -> NodeFault:
+    """What is wrong with a node none of whose GPUs can do MIG."""
     there = ", ".join(sorted({gpu.model for gpu in gpus})) or "no GPU at all"
-    raise NodeFault(f"no GPU of this node can do MIG: the driver shows {there}")
+    return NodeFault(f"no GPU of this node can do MIG: the driver shows {there}")
 
 
 def _lost(lost: Sequence[str]) -> str:

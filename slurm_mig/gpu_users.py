@@ -15,8 +15,8 @@ from slurm_mig.instances import Gpu
 from slurm_mig.nvml import Driver
 
 #: /proc/<pid>/comm of nvidia-persistenced, cut off by the kernel. It has every GPU open all its
-#: life, and changing the MIG mode does not ask for it to be stopped (MIG User Guide, Enable MIG
-#: Mode, stops nvsm and dcgm only).
+#: life, on Hopper and later in nobody's way; only a GPU reset may need it stopped (NVIDIA's
+#: gpu-operator, issue 118).
 _PERSISTENCED = "nvidia-persiste"
 
 
@@ -72,8 +72,13 @@ def look_up(pid: int) -> User:
     return User(pid, command, user)
 
 
+def persistenced(root: Path, minor: int) -> bool:
+    """Whether nvidia-persistenced has the GPU open."""
+    return any(look_up(pid).command == _PERSISTENCED for pid in holders(root, minor))
+
+
 def users(driver: Driver, root: Path, gpu: Gpu) -> list[User]:
-    """Everybody but ourselves who uses a GPU, by pid; nvidia-persistenced is not in the way.
+    """Everybody but ourselves who uses a GPU, by pid; nvidia-persistenced is not counted.
 
     `root` is where dev/nvidia<minor> is. Raises DriverError when NVML cannot tell.
     """

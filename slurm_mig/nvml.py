@@ -51,6 +51,8 @@ _KINDS: dict[int, type[DriverError]] = {
 ACTIVE = pynvml.NVML_SUCCESS
 RESET_REQUIRED = pynvml.NVML_ERROR_RESET_REQUIRED
 IN_USE = pynvml.NVML_ERROR_IN_USE
+#: `DriverError.code` of what root alone may do.
+NO_PERMISSION = pynvml.NVML_ERROR_NO_PERMISSION
 
 #: nvml.h, NVML_DEVICE_ARCH_*; as numbers, since an older pynvml has not all of the names.
 _ARCHITECTURES = {

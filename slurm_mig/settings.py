@@ -97,7 +97,8 @@ OPTIONS = (
         '"all" or device minors such as "0-3,5"',
         "all",
         "Which GPUs to partition, by the N of /dev/nvidiaN. The others stay whole: never touched,\n"
-        "offered or counted. all: every GPU in MIG mode. A list: these must be in MIG mode.",
+        "offered or counted. all: every GPU in MIG mode. A list: these must be in MIG mode.\n"
+        "`slurm-mig node-setup` turns it on where it is off; with all, on every GPU that has it.",
     ),
     Option(
         "state",

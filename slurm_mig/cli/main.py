@@ -8,7 +8,7 @@ import os
 import sys
 
 from slurm_mig import __version__
-from slurm_mig.cli import configuration, demo, doctor, node, sim
+from slurm_mig.cli import configuration, demo, doctor, node, setup, sim
 from slurm_mig.errors import ConfigError, NoRoom, RequestError, SlurmMigError
 
 FAILED, USAGE, TRY_AGAIN = 1, 2, 75
@@ -24,6 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     node.add_parsers(subparsers)
     configuration.add_parser(subparsers)
     doctor.add_parser(subparsers)
+    setup.add_parser(subparsers)
     sim.add_parser(subparsers)
     demo.add_parser(subparsers)
     return parser

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm_mig.gpu_users import User, holders, look_up, users
+from slurm_mig.gpu_users import User, holders, look_up, persistenced, users
 from slurm_mig.nvml import Driver, DriverError
 from slurm_mig.simulator.handle import Simulation
 
@@ -109,7 +109,9 @@ def test_users_of_a_gpu(tmp_path, root, holder):
         first, second = driver.gpus()
         assert users(driver, root, first) == []
         daemon = holder(root / "dev/nvidia0", "nv-hostengine")
+        assert not persistenced(root, 0)
         holder(root / "dev/nvidia0", "nvidia-persistenced")
+        assert (persistenced(root, 0), persistenced(root, 1)) == (True, False)
         with simulation.client(first.uuid) as program:
             found = users(driver, root, first)
         assert [user.pid for user in found] == sorted([daemon, program.pid])
