@@ -24,7 +24,7 @@ from slurm_mig.doctor.finding import (
     warning,
 )
 from slurm_mig.profiles import find_entry
-from slurm_mig.rendered import MARK, RenderedFile
+from slurm_mig.rendered import MARK, RenderedFile, compare
 
 #: Which rendered files belong on which host; both have Slurm's, but where slurmd is sent them.
 _ON = {
@@ -74,9 +74,8 @@ def _wanted(context: Context, description: Description) -> Iterator[RenderedFile
     kinds = {kind for role in context.roles for kind in _ON.get(role, frozenset())}
     group = group_of(description, context.node)
     if NODE in context.roles:
-        folder = Path(description.site.config_directory)
         # Without a slurm.conf here, slurmd is sent the files.
-        kinds |= _SHARED if (folder / "slurm.conf").exists() else frozenset()
+        kinds |= _SHARED if _slurm_conf(context, description).exists() else frozenset()
     for file in render.render(description):
         if file.what in kinds and (not file.group or (group and file.group == group.name)):
             yield file
@@ -88,37 +87,40 @@ def _files(context: Context) -> Iterator[Finding]:
         return
     seen = []
     for file in _wanted(context, description):
-        path = Path(file.install)
-        mend = f"slurm-mig render -o {_OUT} && install -m 0644 {_OUT}/{file.name} {path}"
-        try:
-            text = path.read_text(errors="replace")
-        except FileNotFoundError:
-            yield failure(str(path), "not there", _why(file.what), mend)
-            continue
-        if text == file.text:
+        path = context.root / file.install.lstrip("/")
+        made = f"slurm-mig render -c {context.cluster_path} -o {_OUT}"
+        difference = compare(file, context.root)
+        if difference is None:
             seen.append(str(path))
-        elif file.name.endswith("job_submit.lua") and "slurm_mig" in text:
+            continue
+        text = "" if difference.missing else path.read_text(errors="replace")
+        if file.name.endswith("job_submit.lua") and "slurm_mig" in text and MARK not in text:
             # A site's own, which calls the module.
             missing = [call for call in ("job_submit", "job_modify") if f".{call}(" not in text]
-            if missing:
-                yield failure(
-                    str(path),
-                    f"it does not call slurm_mig.{' and slurm_mig.'.join(missing)}",
-                    "requests are not checked, and users can forge the token",
-                    f"call it as {_OUT}/{file.name} does, then: slurm-mig render -o {_OUT}",
-                )
-            else:
+            if not missing:
                 seen.append(str(path))
-        elif MARK not in text:
+                continue
+            yield failure(
+                str(path),
+                f"it does not call slurm_mig.{' and slurm_mig.'.join(missing)}",
+                "requests are not checked, and users can forge the token",
+                f"call it as in: {made} && cat {_OUT}/{file.name}",
+            )
+        elif text and MARK not in text:
             yield failure(
                 str(path),
                 "not made by slurm-mig",
                 _why(file.what),
-                f"compare: slurm-mig render -o {_OUT} && diff {path} {_OUT}/{file.name}",
+                f"compare: {made} && diff {path} {_OUT}/{file.name}",
             )
         else:
-            yield failure(str(path), "not what cluster.toml gives now", _why(file.what), mend)
-    yield from _included(description)
+            yield failure(
+                str(path),
+                "not there" if difference.missing else "not what cluster.toml gives now",
+                _why(file.what),
+                f"{made} && install -D -m 0644 {_OUT}/{file.name} {path}",
+            )
+    yield from _included(context, description)
     if seen:
         yield ok("rendered files", f"current: {', '.join(seen)}")
 
@@ -132,9 +134,13 @@ def _why(what: str) -> str:
     }.get(what, "Slurm's counts are not the nodes' promises")
 
 
-def _included(description: Description) -> Iterator[Finding]:
+def _slurm_conf(context: Context, description: Description) -> Path:
+    return context.root / description.site.config_directory.lstrip("/") / "slurm.conf"
+
+
+def _included(context: Context, description: Description) -> Iterator[Finding]:
     """Whether slurm.conf includes our fragment, where there is a slurm.conf."""
-    path = Path(description.site.config_directory) / "slurm.conf"
+    path = _slurm_conf(context, description)
     try:
         text = path.read_text(errors="replace")
     except OSError:

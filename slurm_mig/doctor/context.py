@@ -45,6 +45,7 @@ class Context:
     node: str
     probe: Probe
     roles: frozenset[str] = frozenset()
+    root: Path = Path("/")  # what rendered files are installed below
     _open: ExitStack = field(default_factory=ExitStack)
     _errors: dict[str, str] = field(default_factory=dict)
 

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from slurm_mig import chosen
-from slurm_mig.devices import describe_process
+from slurm_mig import chosen, gpu_users
 from slurm_mig.doctor.context import Context
 from slurm_mig.doctor.finding import (
     CONFIG,
@@ -110,24 +109,10 @@ def _lost(context: Context) -> Iterator[Finding]:
         )
 
 
-def _users(context: Context, gpu: Gpu) -> list[int]:
-    """The pids that have a GPU in use, as far as NVML and /proc tell."""
-    pids = set()
-    with suppress(NodeFault):
-        pids.update(context.driver.users(gpu))
-    node = Path(context.settings.driver_root) / f"dev/nvidia{gpu.minor}"
-    with suppress(OSError):
-        device = node.stat().st_rdev
-        for process in context.probe.processes():
-            with suppress(OSError):
-                if device and device in context.probe.opened(process.pid):
-                    pids.add(process.pid)
-    return sorted(pids - {os.getpid()})
-
-
 def _mode(context: Context) -> Iterator[Finding]:
     minors = context.settings.mig_minors
     gpus = context.gpus
+    root = Path(context.settings.driver_root)
     shown = {gpu.minor for gpu in gpus}
     for minor in minors or ():
         if minor not in shown and not context.driver.lost:
@@ -164,12 +149,12 @@ def _mode(context: Context) -> Iterator[Finding]:
             changed = changed or bool(finding.mend)
             yield finding
         if changed:
-            for pid in _users(context, gpu):
+            for user in gpu_users.users(context.driver, root, gpu):
                 yield warning(
                     name(gpu),
-                    f"in use by {describe_process(pid)}",
+                    f"in use by {user}",
                     "MIG mode cannot be switched while it is",
-                    f"stop it: systemctl status {pid} says what it belongs to",
+                    f"stop it: systemctl status {user.pid} says what it belongs to",
                 )
 
 

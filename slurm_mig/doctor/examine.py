@@ -44,20 +44,30 @@ _MISSING = {
     SLURM: "Slurm does not answer",
     CLUSTER: "the cluster's description cannot be read",
 }
-_DAEMONS = {"slurmd": NODE, "slurmctld": CONTROLLER}
 
 
 def roles(context: Context) -> frozenset[str]:
-    """What this host is: a node, a controller, or both. Where nothing tells, a node."""
-    found = {_DAEMONS[p.name] for p in context.probe.processes() if p.name in _DAEMONS}
-    if not context.missing(CONFIG) and context.devices.present():
+    """What this host is: a node, a controller, or both. Where nothing tells, a node.
+
+    A slurmd alone makes no node of ours: it may be one without GPUs. Nor does a configuration on a
+    controller, where it may have come with the other files.
+    """
+    running = {process.name for process in context.probe.processes()}
+    found = set()
+    if "slurmctld" in running or _is_slurmctld_host(context):
+        found.add(CONTROLLER)
+    driver = not context.missing(CONFIG) and context.devices.present()
+    if driver or (context.config_path.exists() and ("slurmd" in running or not found)):
         found.add(NODE)
-    if CONTROLLER not in found and not context.missing(SLURM):
-        names = {os.uname().nodename, os.uname().nodename.partition(".")[0]}
-        hosts = context.slurm.config.values("SlurmctldHost")
-        if names & {host.partition("(")[0] for host in hosts}:
-            found.add(CONTROLLER)
     return frozenset(found) or frozenset({NODE})
+
+
+def _is_slurmctld_host(context: Context) -> bool:
+    if context.missing(SLURM):
+        return False
+    names = {os.uname().nodename, os.uname().nodename.partition(".")[0]}
+    hosts = context.slurm.config.values("SlurmctldHost")
+    return bool(names & {host.partition("(")[0] for host in hosts})
 
 
 def _made(check: Check, context: Context) -> Iterator[Finding]:
@@ -96,5 +106,5 @@ def examine(context: Context, checks: Sequence[Check] = CHECKS) -> list[Finding]
         titles = ", ".join(check.title for check in skipped)
         line = warning(titles, "could not look", _MISSING[need])
         found.append(replace(line, area=need, check=f"{need}.unseen"))
-    order = {area: place for place, area in enumerate(dict.fromkeys(c.area for c in checks))}
-    return sorted(found, key=lambda finding: order[finding.area])
+    areas = list(dict.fromkeys(check.area for check in CHECKS))
+    return sorted(found, key=lambda finding: areas.index(finding.area))
