@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench import hooks, machine, packing
+from bench import hooks, machine, packing, rendering
 from bench.hooks import Row
 from bench.scene import Scene, scene
 from bench.timing import BenchError, Launcher, Summary
@@ -27,6 +27,8 @@ def _rows(build: Path, here: Scene, runs: int, parts: set[str]) -> Iterator[Row]
         yield from hooks.serve(launcher, here, runs)
     if "crowd" in parts:
         yield from hooks.crowd(launcher, here, runs)
+    if "render" in parts:
+        yield from rendering.rows(launcher, runs)
 
 
 def _choosing() -> tuple[list[Row], dict[str, Any]]:
@@ -78,7 +80,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=20, help="runs of each (default: 20)")
     parser.add_argument("--crowd-runs", type=int, help="runs of the slow ones (default: --runs)")
     parser.add_argument(
-        "--only", action="append", choices=("hooks", "crowd", "choose"), help="a part of it"
+        "--only",
+        action="append",
+        choices=("hooks", "crowd", "choose", "render"),
+        help="a part of it",
     )
     parser.add_argument("--build", type=Path, default=Path("build"), help="where results go")
     return parser.parse_args()
@@ -89,7 +94,7 @@ def main() -> int:
     arguments = _arguments()
     # Ended from outside, it still takes its cluster and its folder with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    parts = set(arguments.only or ("hooks", "crowd", "choose"))
+    parts = set(arguments.only or ("hooks", "crowd", "choose", "render"))
     rows: list[Row] = []
     document: dict[str, Any] = {"version": 1}
 
