@@ -139,7 +139,9 @@ def _check(
         print("\n".join(difference.diff))
     if different:
         sys.stdout.flush()
-        print(f"{len(different)} of {len(wanted)} files are not as {source} says", file=sys.stderr)
+        sys.stderr.write(
+            f"slurm-mig: {len(different)} of {len(wanted)} files are not as {source} says\n"
+        )
         return DIFFERS
     print(f"{len(wanted)} {'file is' if len(wanted) == 1 else 'files are'} as {source} says")
     return 0
