@@ -55,8 +55,8 @@ local function distance(a, b, limit)
 end
 
 -- The offered profile that a user who wrote `word` may have meant; nil if none is near. With as
--- many slices and the nearest memory, else with as much memory and the nearest slices, else by
--- spelling; names are tried in their order, so that the answer is always the same.
+-- many slices and the nearest memory, else with as much memory and the nearest slices; for what is
+-- no profile's name, by spelling. Names are tried in their order, so that the answer is the same.
 local function nearest(word, scope)
   local names = {}
   for name in pairs(scope.most) do names[#names + 1] = name end
@@ -72,9 +72,9 @@ local function nearest(word, scope)
         cost = 1e4 + math.abs(asked.slices - has.slices)
       end
     end
-    if not cost then
+    if not asked then
       local changes = distance(word, name, 2)
-      if changes <= 2 then cost = 1e5 + changes end
+      if changes <= 2 then cost = changes end
     end
     if cost and (not least or cost < least) then best, least = name, cost end
   end
