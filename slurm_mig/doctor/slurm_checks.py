@@ -140,14 +140,14 @@ def _timeouts(context: Context) -> Iterator[Finding]:
         elif has < least[hook]:
             yield failure(
                 what,
-                f"{has:g} s; with its settings a {hook} takes up to {least[hook]:g} s as a rule",
+                f"{has:g} s; with its settings the {hook} takes up to {least[hook]:g} s as a rule",
                 why,
                 f"{key}={most} {_RECONFIGURE}",
             )
         elif has < most:
             yield warning(
                 what,
-                f"{has:g} s; with its settings a {hook} takes up to {most} s at worst",
+                f"{has:g} s; with its settings the {hook} takes up to {most} s at worst",
                 why,
                 f"{key}={most} {_RECONFIGURE}",
             )
