@@ -87,6 +87,7 @@ def _slurm_conf(description: Description) -> list[RenderedFile]:
         anchor_line=slurm_lines.anchor_line(description) if description.elastic else "",
         timeout_keys="PrologTimeout EpilogTimeout" if split else "PrologEpilogTimeout",
         split_timeouts=split,
+        several_hooks=release >= slurm_lines.SEVERAL_HOOKS,
         times=slurm_lines.timeouts(description.settings, release),
         gres_types=slurm_lines.gres_types(description),
         prolog_flags=slurm_lines.prolog_flags(description),

@@ -17,6 +17,8 @@ from slurm_mig.settings import Settings
 EXPLICIT_FLAG = Release(23, 2)
 #: scontrol can print JSON, so a record needs one question; before, up to two.
 JSON_RECORDS = Release(23, 2)
+#: Prolog and Epilog may stand on several lines. Seen: 22.05 takes the last, 24.11 and 26.05 run all.
+SEVERAL_HOOKS = Release(24, 11)
 #: PrologTimeout and EpilogTimeout, each of its own; before, PrologEpilogTimeout.
 SPLIT_TIMEOUTS = Release(25, 5)
 #: sacctmgr reads a TRES name to its end; before 25.11.6 it stopped at the first + or -.
