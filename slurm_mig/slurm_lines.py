@@ -17,7 +17,7 @@ from slurm_mig.settings import Settings
 EXPLICIT_FLAG = Release(23, 2)
 #: scontrol can print JSON, so a record needs one question; before, up to two.
 JSON_RECORDS = Release(23, 2)
-#: Prolog and Epilog may stand on several lines. Seen: 22.05 takes the last, 24.11 and 26.05 run all.
+#: Prolog and Epilog may stand several times: 22.05 takes the last, 24.11 and 26.05 run all (seen).
 SEVERAL_HOOKS = Release(24, 11)
 #: PrologTimeout and EpilogTimeout, each of its own; before, PrologEpilogTimeout.
 SPLIT_TIMEOUTS = Release(25, 5)
