@@ -41,23 +41,27 @@ def _addresses(hostname: str) -> set[str]:
     return {str(address[0]) for *_, address in found}
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(count: int, held: ExitStack) -> list[int]:
     """Return `count` TCP ports of 127.0.0.1 that nobody is bound to now.
 
     They are outside the range that the kernel gives to clients (32768 and up), so that no outgoing
-    connection takes one between this test and the daemon's own bind.
+    connection takes one between this test and the daemon's own bind. Nor does another cluster: the
+    UDP port of the same number, which Slurm does not use, is ours until `held` is closed.
     """
     ports: list[int] = []
-    with ExitStack() as held:
-        for port in random.sample(range(20000, 32000), 2000):
-            probe = held.enter_context(socket.socket())
+    for port in random.sample(range(20000, 32000), 12000):
+        with ExitStack() as one:
+            claim = one.enter_context(socket.socket(type=socket.SOCK_DGRAM))
             try:
-                probe.bind(("127.0.0.1", port))
+                claim.bind(("127.0.0.1", port))
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            held.enter_context(one.pop_all())
             ports.append(port)
-            if len(ports) == count:
-                return ports
+        if len(ports) == count:
+            return ports
     raise ClusterError(f"no {count} free TCP ports on 127.0.0.1 between 20000 and 32000")
 
 
@@ -105,6 +109,7 @@ class Cluster(ClusterUse):
         self.startup_seconds: float | None = None
         self._remove = False
         self._keeper: subprocess.Popen[bytes] | None = None
+        self._ports = ExitStack()
         if requeue_delay < 5:
             raise ClusterError(f"requeue_delay {requeue_delay}: Slurm takes no less than 5 seconds")
         if len(os.fsencode(self.folder)) > LONGEST_FOLDER:
@@ -155,13 +160,14 @@ class Cluster(ClusterUse):
                     if attempt == 3 or "in use" not in str(error):
                         raise
                     self._end()
+                    shutil.rmtree(self.folder / "log")
         except BaseException:
             self.stop()
             raise
         self.startup_seconds = time.monotonic() - begun
 
     def _start_once(self, deadline: float) -> None:
-        ports = free_ports(1 + len(self.nodes))
+        ports = free_ports(1 + len(self.nodes), self._ports)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._keeper = subprocess.Popen(
             [sys.executable, "-I", "-S", keeper.__file__, str(self.folder)]
@@ -215,7 +221,10 @@ class Cluster(ClusterUse):
                 one.stdout.close()
         # Only after a kill -9 of the keeper itself is anything left. Killed again and again: one
         # may have been starting another, or between fork and exec, when it was looked for.
-        self.wait_until(self._kill_left, "the last processes to end", timeout=10)
+        try:
+            self.wait_until(self._kill_left, "the last processes to end", timeout=10)
+        finally:
+            self._ports.close()
 
     def _kill_left(self) -> bool:
         """Kill what is left of the cluster; whether that was nothing."""
