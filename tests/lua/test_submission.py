@@ -279,3 +279,27 @@ def test_sets_no_global(cluster: Interpreter) -> None:
     cluster.submit(PARTITIONS, gres="gres/mig:20gb")
     cluster.submit(PARTITIONS, gres="gres/mig:99gb")
     assert cluster.call(what="globals").said == ()
+
+
+@pytest.mark.parametrize(
+    ("partition", "nodes", "is_there"),
+    [
+        ("n[01-10]", "n09", True),
+        ("n[01-10]", "n9", False),
+        ("n[8-12]", "n[09-10]", True),
+        ("n[8-9]", "n[09,10]", False),
+        ("n[098-101]", "n100", True),
+        ("n[098-101]", "n99", False),
+        ("a,r[1-2]n[01-02],z", "r2n02", True),
+        ("r[1-2]n[01-02]", "r2n2", False),
+        ("gpu1", "gpu10", False),
+        ("gpu[1-3,5,7-9]", "gpu[4,6,8]", True),
+        ("gpu[1-3,5,7-9]", "gpu[4,6]", False),
+        ("", "gpu1", False),
+    ],
+)
+def test_nodes_of_a_partition(start, partition, nodes, is_there) -> None:
+    """A partition offers what a group does if they share a node, by Slurm's way of writing names."""
+    lua = start(described(group("a", nodes, 1, {"1g.5gb": 7}, A100)))
+    answer = lua.submit({"p": {"nodes": partition}}, gres="gres/mig:1g.5gb:1", partition="p")
+    assert (answer.code == 0) is is_there
