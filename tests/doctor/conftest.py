@@ -1,4 +1,4 @@
-"""A node to be looked at: simulated GPUs, commands that say what a test wants, a /proc of its own."""
+"""A node to look at: simulated GPUs, commands that say what a test wants, a /proc of its own."""
 
 import os
 from pathlib import Path

@@ -58,7 +58,7 @@ def test_release(host, version, line):
 
 
 def test_slurm_is_down(host):
-    """slurmctld does not answer: a failure, and one line says what was not looked at for it."""
+    """No answer from slurmctld: a failure, and one line says what was not looked at for it."""
     (host.slurm / "config").unlink()
     assert host.found("slurm.release", "slurm.gres-types", "slurm.prolog-flags") == [
         (
@@ -96,28 +96,36 @@ def test_scontrol_talks_nonsense(host, text):
         (
             "X11",
             [
-                "warning PrologFlags=X11: DeferBatch is missing: a batch script may begin on one "
-                "node while another has no room and sends it back; mend: add DeferBatch to "
-                f"PrologFlags {MEND}"
+                (
+                    "warning PrologFlags=X11: DeferBatch is missing: a batch script may begin on "
+                    "one node while another has no room and sends it back; mend: add DeferBatch to "
+                    f"PrologFlags {MEND}"
+                )
             ],
         ),
         (
             "DeferBatch",
             [
-                "failure PrologFlags=DeferBatch: Alloc is missing: the Prolog then runs late or "
-                "never, and jobs wait for no instance; mend: PrologFlags=Alloc,DeferBatch "
-                f"{MEND}"
+                (
+                    "failure PrologFlags=DeferBatch: Alloc is missing: the Prolog then runs late "
+                    "or never, and jobs wait for no instance; mend: PrologFlags=Alloc,DeferBatch "
+                    f"{MEND}"
+                )
             ],
         ),
         (
             "Alloc,DeferBatch,Serial,RunInJob",
             [
-                "failure PrologFlags=Alloc,DeferBatch,Serial,RunInJob: Serial: a Prolog that waits "
-                "for space then keeps the Epilog that frees it from running; mend: take Serial "
-                f"out of PrologFlags {MEND}",
-                "failure PrologFlags=Alloc,DeferBatch,Serial,RunInJob: RunInJob: a Prolog inside "
-                "the job's device cgroup cannot partition a GPU; mend: take RunInJob out of "
-                f"PrologFlags {MEND}",
+                (
+                    "failure PrologFlags=Alloc,DeferBatch,Serial,RunInJob: Serial: a Prolog that "
+                    "waits for space then keeps the Epilog that frees it from running; mend: take "
+                    f"Serial out of PrologFlags {MEND}"
+                ),
+                (
+                    "failure PrologFlags=Alloc,DeferBatch,Serial,RunInJob: RunInJob: a Prolog "
+                    "inside the job's device cgroup cannot partition a GPU; mend: take RunInJob "
+                    f"out of PrologFlags {MEND}"
+                ),
             ],
         ),
     ],
@@ -169,12 +177,12 @@ def test_short_timeouts(host):
     host.configured(PrologEpilogTimeout="80 sec", BatchStartTimeout="10 sec")
     assert host.found("slurm.timeouts") == [
         (
-            "warning PrologEpilogTimeout for the Prolog: 80 s; with its settings the Prolog takes up "
-            f"to 1362 s at worst: {why}; mend: PrologEpilogTimeout=1362 {MEND}"
+            "warning PrologEpilogTimeout for the Prolog: 80 s; with its settings the Prolog takes "
+            f"up to 1362 s at worst: {why}; mend: PrologEpilogTimeout=1362 {MEND}"
         ),
         (
-            "failure PrologEpilogTimeout for the Epilog: 80 s; with its settings the Epilog takes up "
-            f"to 90 s as a rule: {why}; mend: PrologEpilogTimeout=690 {MEND}"
+            "failure PrologEpilogTimeout for the Epilog: 80 s; with its settings the Epilog takes "
+            f"up to 90 s as a rule: {why}; mend: PrologEpilogTimeout=690 {MEND}"
         ),
         (
             "warning BatchStartTimeout: 10 s; a Prolog takes up to 70.3 s as a rule: a batch job "
@@ -200,8 +208,10 @@ def test_gres_types(host):
     assert host.found("slurm.gres-types") == ["ok GresTypes: gpu,mig"]
     host.configured(GresTypes="gpu")
     assert host.found("slurm.gres-types") == [
-        "failure GresTypes: gpu: mig is missing: --gres=mig is refused; mend: add mig to GresTypes "
-        "in slurm.conf, then restart slurmctld and every slurmd"
+        (
+            "failure GresTypes: gpu: mig is missing: --gres=mig is refused; mend: add mig to "
+            "GresTypes in slurm.conf, then restart slurmctld and every slurmd"
+        )
     ]
 
 
@@ -267,13 +277,15 @@ def test_no_autodetect(host, text, line):
     ],
 )
 def test_autodetect(host, text):
-    """nvml for this node, however it is written, is a failure."""
+    """AutoDetect=nvml for this node, however it is written, is a failure."""
     (host.folder / "etc/gres.conf").write_text(text)
     (host.folder / "etc/more.conf").write_text("AutoDetect=nvml\n")
     assert host.found("slurm.autodetect") == [
-        "failure ~/etc/gres.conf: AutoDetect=nvml: slurmd looks for instances when it starts, and "
-        "a GPU in MIG mode without any is an error to it; mend: NodeName=n1 AutoDetect=off in "
-        "gres.conf, then restart slurmd"
+        (
+            "failure ~/etc/gres.conf: AutoDetect=nvml: slurmd looks for instances when it starts, "
+            "and a GPU in MIG mode without any is an error to it; mend: NodeName=n1 AutoDetect=off "
+            "in gres.conf, then restart slurmd"
+        )
     ]
 
 
@@ -308,10 +320,12 @@ def test_other_promises(host):
     record = {"name": "n1", "state": ["IDLE"], "gres": "gpu:a100:4(S:0),mig:3g.20gb:2(S:0-1)"}
     host.says(json.dumps({"nodes": [record]}), "node")
     assert host.found("slurm.promises") == [
-        "failure node n1: Slurm counts mig:3g.20gb:2, the node promises "
-        "mig:1g.5gb:2,mig:2g.10gb:1,mig:3g.20gb:1: jobs are sent here that find no room, or room "
-        "stays empty; mend: slurm-mig render on the controller, install its files, restart "
-        "slurmctld and slurmd; or correct [layout] here"
+        (
+            "failure node n1: Slurm counts mig:3g.20gb:2, the node promises "
+            "mig:1g.5gb:2,mig:2g.10gb:1,mig:3g.20gb:1: jobs are sent here that find no room, or "
+            "room stays empty; mend: slurm-mig render on the controller, install its files, "
+            "restart slurmctld and slurmd; or correct [layout] here"
+        )
     ]
 
 
@@ -344,8 +358,10 @@ def test_unknown_node(host):
     """A node that Slurm does not know could not be looked at."""
     host.says('{"nodes": []}', "node")
     assert host.found("slurm.promises") == [
-        "warning counts: could not look: node n1: Slurm does not know it; check SLURMD_NODENAME "
-        "and -N"
+        (
+            "warning counts: could not look: node n1: Slurm does not know it; check "
+            "SLURMD_NODENAME and -N"
+        )
     ]
 
 
