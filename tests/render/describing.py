@@ -1,16 +1,18 @@
 """Descriptions for the tests here, and a strict reader of what Slurm and systemd would read."""
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from functools import cache
 
-from slurm_mig import clusterfile, table
+from slurm_mig import description_parse, table
 from slurm_mig.description import Description, Release
 from slurm_mig.layouts import NAMED
 from slurm_mig.render import RenderedFile, render
 
 RELEASES = ("22.05", "23.02", "23.11", "24.11", "25.05", "25.11", "26.05")
-MODELS = [entry.key for entry in table.entries()]
+_ENTRIES = table.entries()
+MODELS = [entry.key for entry in _ENTRIES]
 LAYOUTS = list(NAMED)
 
 #: Two groups, one of them with GPUs that stay whole.
@@ -38,22 +40,32 @@ _WORD = re.compile(r'([A-Za-z]+)=("[^"]*"|\S+)(?: |$)')
 @cache
 def described(text: str = TWO_GROUPS, release: str | None = None) -> Description:
     """The description of a cluster.toml."""
-    return clusterfile.loads(text, release=Release.parse(release) if release else None)
+    asked = Release.parse(release) if release else None
+    return description_parse.parse(text, "cluster.toml", entries=_ENTRIES, release=asked)
 
 
 @cache
 def one_model(model: str, layout: str, release: str, elastic: bool) -> Description:
     """Four nodes with eight GPUs of a model."""
-    return described(
-        f'[slurm]\nrelease = "{release}"\n[layout]\ndefault = "{layout}"\n'
+    # Read once for all releases: what costs time is to see that the layout can be kept.
+    description = described(
+        f'[slurm]\nrelease = "24.11"\n[layout]\ndefault = "{layout}"\n'
         f'[nodes.all]\nhosts = "n[1-4]"\ngpus = "{model}:8"\nconf = "CPUs=64"\n'
         + (ELASTIC if elastic else "")
     )
+    site = dataclasses.replace(description.site, release=Release.parse(release))
+    return dataclasses.replace(description, site=site)
+
+
+_rendered: dict[int, tuple[Description, dict[str, RenderedFile]]] = {}
 
 
 def files(description: Description) -> dict[str, RenderedFile]:
-    """What is rendered, by name."""
-    return {file.name: file for file in render(description)}
+    """What is rendered, by name; once for each description, which is kept so that its id is."""
+    if id(description) not in _rendered:
+        made = {file.name: file for file in render(description)}
+        _rendered[id(description)] = (description, made)
+    return _rendered[id(description)][1]
 
 
 def text(description: Description, name: str) -> str:
