@@ -18,6 +18,7 @@ from slurm_mig.doctor.finding import (
     warning,
 )
 from slurm_mig.doctor.owners import loose, mode
+from slurm_mig.errors import NodeFault
 
 #: Makes a capability's node from its access file; nvidia-modprobe is part of the driver.
 _MODPROBE = "nvidia-modprobe -f /proc/driver/nvidia/capabilities/mig/config"
@@ -30,8 +31,17 @@ def _root(context: Context) -> Path:
 
 def _capabilities(context: Context) -> Iterator[Finding]:
     root = _root(context)
-    major = context.devices.major()
-    yield ok(str(root / "proc/devices"), f"nvidia-caps is major {major}")
+    devices = root / "proc/devices"
+    try:
+        yield ok(str(devices), f"nvidia-caps is major {context.devices.major()}")
+    except NodeFault as error:
+        yield failure(
+            str(devices),
+            str(error).removeprefix(f"{devices}: ").partition(";")[0],
+            "no instance can be given to a job",
+            f"nvidia-modprobe; or correct [driver] root in {context.config_path}",
+        )
+        return
     minors = root / "proc/driver/nvidia-caps/mig-minors"
     count = sum(" " in line for line in minors.read_text().splitlines())
     if count:

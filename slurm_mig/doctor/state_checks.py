@@ -18,6 +18,7 @@ from slurm_mig.doctor.finding import (
     warning,
 )
 from slurm_mig.doctor.owners import mode, weakest
+from slurm_mig.errors import NodeFault
 
 #: File systems of the network: their locks and syncs are not what the ledger relies on.
 _REMOTE = frozenset(
@@ -96,7 +97,17 @@ def _ledger(context: Context) -> Iterator[Finding]:
     if not os.access(state, os.X_OK) and state.exists():
         raise PermissionError(13, "Permission denied", str(state))
     what = f"ledger {state / 'ledger.sqlite'}"
-    seen = ledger.glance(state, context.devices.boot_id())
+    boot = context.devices.boot_id()
+    try:
+        seen = ledger.glance(state, boot)
+    except NodeFault as error:
+        yield failure(
+            what,
+            str(error).removeprefix(f"{what}: "),
+            "every MIG job drains the node",
+            f"when no MIG job runs here: mv {state}/ledger.sqlite /root; slurm-mig reconcile",
+        )
+        return
     if seen is None:
         yield ok(what, "not there yet: the first hook makes it")
         return
@@ -151,7 +162,15 @@ def _run_directory(context: Context) -> Iterator[Finding]:
 
 
 def _boot(context: Context) -> Iterator[Finding]:
-    yield ok("boot id", context.devices.boot_id())
+    try:
+        yield ok("boot id", context.devices.boot_id())
+    except NodeFault as error:
+        yield failure(
+            "boot id",
+            str(error).removeprefix("boot id "),
+            "every MIG job drains the node",
+            f"correct [driver] root in {context.config_path}: it is where proc/ and dev/ are",
+        )
 
 
 def _clock(context: Context) -> Iterator[Finding]:
