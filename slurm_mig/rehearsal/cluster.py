@@ -72,7 +72,8 @@ class Cluster(ClusterUse):
     whose jobs shall run; `Cluster.temporary` picks one and removes it. `requeue_delay` is how many
     seconds a requeued job waits, 5 or more. `also_mount`: folders of this machine that hooks and
     jobs need when `install` is a chroot folder. `replace`: {path: folder or file that is mounted
-    over it}, seen by daemons, hooks and jobs only.
+    over it}, seen by daemons, hooks and jobs only. `constrain_devices`: jobs may open only those of
+    the devices of gres.conf that they have, by cgroups of version 1 (ClusterError without).
 
     `rendered` makes it a rendered cluster: called with what the NodeName line of each node has to
     say of where it is ({"n1": "NodeHostname=localhost NodeAddr=127.0.0.1 Port=20001"}), it returns
@@ -92,6 +93,7 @@ class Cluster(ClusterUse):
         requeue_delay: int = 10,
         also_mount: Sequence[Path] = (),
         replace: Mapping[str, Path] | None = None,
+        constrain_devices: bool = False,
         rendered: Callable[[Mapping[str, str]], Mapping[str, str]] | None = None,
     ) -> None:
         super().__init__()
@@ -105,6 +107,7 @@ class Cluster(ClusterUse):
         self.also_mount = tuple(also_mount)
         self.replace = dict(replace or {})
         self.rendered = rendered
+        self.constrain_devices = constrain_devices
         self.release = self.install.release
         self.startup_seconds: float | None = None
         self._remove = False
@@ -177,6 +180,9 @@ class Cluster(ClusterUse):
             start_new_session=True,
         )
         self._write_files(Ports(ports[0], tuple(ports[1:])))
+        if self.constrain_devices:
+            below = str(self.folder / cluster_conf.CGROUPS)
+            self._ask({"cgroups": cluster_conf.CONTROLLERS, "below": below})
         mounts = self.install.mounts(self.folder, *self.also_mount)
         root = str(self.install.root).rstrip("/")
         mounts += [[str(source), f"{root}{path}"] for path, source in self.replace.items()]
@@ -227,12 +233,12 @@ class Cluster(ClusterUse):
             self._ports.close()
 
     def _kill_left(self) -> bool:
-        """Kill what is left of the cluster; whether that was nothing."""
+        """Kill what is left of the cluster and its cgroups; whether that was nothing."""
         left = self.processes()
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        return not left
+        return not left and (not self.constrain_devices or keeper.remove_cgroups(str(self.folder)))
 
     def processes(self) -> frozenset[int]:
         """Return the ids of all living processes that this cluster has started."""
@@ -291,10 +297,13 @@ class Cluster(ClusterUse):
                     requeue_delay=self.requeue_delay,
                     extra_conf=self.extra_conf,
                     node=node,
+                    constrain_devices=self.constrain_devices,
                     fragment=written[cluster_conf.FRAGMENT] if self.rendered else None,
                 ),
                 "gres.conf": cluster_conf.gres_conf(self.nodes),
-                "cgroup.conf": cluster_conf.cgroup_conf(self.release),
+                "cgroup.conf": cluster_conf.cgroup_conf(
+                    self.release, self.folder if self.constrain_devices else None
+                ),
                 **written,
             }
             for name, text in files.items():

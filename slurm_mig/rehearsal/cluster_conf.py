@@ -32,6 +32,10 @@ class Node:
         return ",".join(f"mig:{kind}:{count}" for kind, count in self.gres.items())
 
 
+#: Where in the cluster's folder its cgroups are mounted, and of which controllers it has some.
+CGROUPS = "cgroup"
+CONTROLLERS = ("devices", "freezer")
+
 #: The rendered fragment that slurm.conf includes; its other files lie beside it.
 FRAGMENT = "slurm-mig.conf"
 
@@ -56,6 +60,7 @@ def slurm_conf(
     requeue_delay: int,
     extra_conf: str,
     node: Node | None = None,
+    constrain_devices: bool = False,
     fragment: str | None = None,
 ) -> str:
     """Return the text of slurm.conf: the shared one, or that of `node` with its own hooks.
@@ -84,7 +89,7 @@ def slurm_conf(
         f"SlurmdLogFile={folder}/log/slurmd-%n.log",
         "SlurmctldDebug=verbose",
         "SlurmdDebug=verbose",
-        "ProctrackType=proctrack/linuxproc",
+        f"ProctrackType=proctrack/{'cgroup' if constrain_devices else 'linuxproc'}",
         "JobAcctGatherType=jobacct_gather/none",
         "AccountingStorageType=accounting_storage/none",
         "JobCompType=jobcomp/none",
@@ -111,6 +116,8 @@ def slurm_conf(
         "TCPTimeout=5",
         "LaunchParameters=use_interactive_step",
     ]
+    if constrain_devices:
+        lines.append("TaskPlugin=task/cgroup")
     if fragment is None:
         lines += ["GresTypes=mig", f"PrologFlags={prolog_flags}", f"{timeout}=60"]
         lines += ["EpilogTimeout=60"] if release >= (25, 5) else []
@@ -156,6 +163,14 @@ def gres_conf(nodes: Sequence[Node]) -> str:
     )
 
 
-def cgroup_conf(release: tuple[int, int]) -> str:
-    """Return the text of cgroup.conf: no cgroups, which a container or CI may not have."""
-    return "CgroupPlugin=disabled\n" if release >= (23, 2) else "CgroupAutomount=no\n"
+def cgroup_conf(release: tuple[int, int], constrain_below: Path | None) -> str:
+    """Return the text of cgroup.conf: no cgroups, which a container or CI may not have.
+
+    With `constrain_below`, the folder of a cluster that has some: devices are constrained.
+    """
+    old = release < (23, 2)
+    if constrain_below is None:
+        return "CgroupAutomount=no\n" if old else "CgroupPlugin=disabled\n"
+    lines = ["CgroupPlugin=cgroup/v1", f"CgroupMountpoint={constrain_below}/{CGROUPS}"]
+    lines += ["CgroupAutomount=no"] if old else []
+    return "\n".join([*lines, "ConstrainDevices=yes"]) + "\n"

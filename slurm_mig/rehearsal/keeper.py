@@ -13,7 +13,9 @@ Commands, one JSON object a line on standard input, one answer a line on standar
 `{"start": NAME, "argv": [...], "env": {...}, "log": PATH}` -> `{"pid": N}`,
 `{"signal": NAME, "signum": N}` -> `{}`, `{"status": true}` -> `{"exits": {NAME: code or null}}`,
 `{"mount": [[SOURCE, TARGET], ...]}` -> `{}` (bind mounts, in a mount namespace of its own),
-`{"rename": HOST}` -> `{}` (what the host is called, for the keeper and what it starts only).
+`{"rename": HOST}` -> `{}` (what the host is called, for the keeper and what it starts only),
+`{"cgroups": [CONTROLLER, ...], "below": FOLDER}` -> `{}` (a cgroup of its own in each of these
+controllers of version 1, mounted on FOLDER/CONTROLLER; removed at the end).
 """
 
 import ctypes
@@ -26,6 +28,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +81,36 @@ def marked(marker: str) -> set[int]:
     return found
 
 
+def cgroup_name(marker: str) -> str:
+    """The name of a cluster's own cgroup."""
+    return "slurm-mig" + marker.replace("/", "-")
+
+
+def cgroup_mounts() -> dict[str, Path]:
+    """Where this machine has the hierarchies of cgroup version 1, by controller."""
+    found: dict[str, Path] = {}
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, place, kind, options, *_ = line.split()
+        if kind == "cgroup":
+            for option in options.split(","):
+                found.setdefault(option, Path(place))
+    return found
+
+
+def remove_cgroups(marker: str) -> bool:
+    """Remove a cluster's cgroups; whether none is left. Those with processes in them stay."""
+    gone = True
+    for place in set(cgroup_mounts().values()):
+        top = place / cgroup_name(marker)
+        for folder in sorted((path for path in top.rglob("*") if path.is_dir()), reverse=True):
+            with suppress(OSError):
+                folder.rmdir()
+        with suppress(OSError):
+            top.rmdir()
+        gone = gone and not top.exists()
+    return gone
+
+
 class Keeper:
     """Starts, watches and ends the processes of one cluster."""
 
@@ -86,6 +119,7 @@ class Keeper:
         self.pids: dict[str, int] = {}
         self.exits: dict[int, int] = {}
         self.own_mounts = False
+        self.own_cgroups = False
 
     def reap(self) -> None:
         """Collect every dead child; orphans of daemons are among them."""
@@ -118,10 +152,7 @@ class Keeper:
 
     def mount(self, pairs: list[list[str]]) -> dict[str, Any]:
         """Bind-mount each source on its target, seen by nobody outside this keeper."""
-        if not self.own_mounts:
-            self._call("unshare", _libc.unshare(CLONE_NEWNS))
-            self._mount(None, "/", MS_REC | MS_PRIVATE)
-            self.own_mounts = True
+        self._unshare_mounts()
         for source, target in pairs:
             if Path(source).is_dir():
                 Path(target).mkdir(parents=True, exist_ok=True)
@@ -129,6 +160,24 @@ class Keeper:
                 Path(target).touch()
             self._mount(source, target, MS_BIND | MS_REC)
         return {}
+
+    def cgroups(self, controllers: list[str], below: str) -> dict[str, Any]:
+        """Make a cgroup in each hierarchy and mount it below a folder."""
+        known = cgroup_mounts()
+        for controller in controllers:
+            if controller not in known:
+                raise OSError(f"no cgroup v1 hierarchy with the controller {controller}")
+            folder = known[controller] / cgroup_name(self.marker)
+            folder.mkdir()
+            self.own_cgroups = True
+            self.mount([[str(folder), f"{below}/{controller}"]])
+        return {}
+
+    def _unshare_mounts(self) -> None:
+        if not self.own_mounts:
+            self._call("unshare", _libc.unshare(CLONE_NEWNS))
+            self._mount(None, "/", MS_REC | MS_PRIVATE)
+            self.own_mounts = True
 
     def rename(self, host: str) -> dict[str, Any]:
         """Call this host `host` for everything started from now on, and for nobody else."""
@@ -154,6 +203,8 @@ class Keeper:
             return self.start(name, command["argv"], command["env"], command["log"])
         if "mount" in command:
             return self.mount(command["mount"])
+        if "cgroups" in command:
+            return self.cgroups(command["cgroups"], command["below"])
         if "rename" in command:
             return self.rename(command["rename"])
         if "signal" in command:
@@ -168,7 +219,10 @@ class Keeper:
         deadline = time.monotonic() + seconds
         while True:
             left = (descendants(os.getpid()) | marked(self.marker)) - {os.getpid()}
-            if not left or time.monotonic() > deadline:
+            # A cgroup is busy for a moment after its last process.
+            if not left and (not self.own_cgroups or remove_cgroups(self.marker)):
+                return left
+            if time.monotonic() > deadline:
                 return left
             for pid in left:
                 try:
