@@ -20,8 +20,9 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from slurm_mig.errors import RequestError
 from slurm_mig.profiles import GiProfile, Placement
-from slurm_mig.simulator.models import Model, gi_ids
+from slurm_mig.simulator.models import Model, find_model, gi_ids
 
 DRIVER_VERSION = "580.95.05"
 CUDA_VERSION = 13000
@@ -35,6 +36,25 @@ class SimulatedGpu:
     scheme: str | None
     mig_enabled: bool
     minor: int | None = None  # of /dev/nvidia<minor>; None: its index
+
+
+def parse(text: str, wanted: str | None, mig_enabled: bool) -> list[SimulatedGpu]:
+    """The GPUs that `MODEL[:COUNT[:GI-IDS]]` means; `wanted` is the scheme if it names none.
+
+    Raises RequestError for an unknown GPU, a bad count, a scheme that does not fit.
+    """
+    key, _, more = text.partition(":")
+    count, _, scheme = more.partition(":")
+    model = find_model(key)
+    if more and not (count.isascii() and count.isdecimal() and int(count) > 0):
+        raise RequestError(f"{text!r}: {count!r} is no number of GPUs; write {model.key}:2")
+    chosen: str | None = scheme or None
+    if chosen is None and model.mig:
+        fits = model.compute_slices == 4 if wanted == "quad4" else model.compute_slices != 4
+        chosen = wanted if wanted and fits else model.schemes[0]
+    if chosen is not None:
+        gi_ids(model, chosen)
+    return [SimulatedGpu(model, chosen, mig_enabled)] * int(count or 1)
 
 
 def description(

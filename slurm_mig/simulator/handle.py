@@ -19,17 +19,15 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from slurm_mig.errors import RequestError, SlurmMigError
-from slurm_mig.indices import LARGEST
 from slurm_mig.profiles import Placement
 from slurm_mig.simulator import build
 from slurm_mig.simulator.describe import (
     CUDA_VERSION,
     DRIVER_VERSION,
-    SimulatedGpu,
     description,
+    parse,
 )
 from slurm_mig.simulator.models import find_model
-from slurm_mig.simulator.models import gi_ids as ids_by_placement
 from slurm_mig.simulator.records import (
     ERRORS,
     Client,
@@ -42,6 +40,7 @@ from slurm_mig.simulator.records import (
 _NAMES = {number: name for name, number in ERRORS.items()}
 _WHOLE_GPU = 255
 _MAX_GPUS = 16
+_MINORS = 32  # as many as mig-minors lists
 
 
 class Simulation:
@@ -100,15 +99,15 @@ class Simulation:
         Raises RequestError for an unknown GPU or scheme, SlurmMigError if it cannot be made.
         """
         directory = Path(directory).absolute()
-        wanted = [gpu for text in gpus for gpu in _parse(text, gi_ids, mig_enabled)]
+        wanted = [gpu for text in gpus for gpu in parse(text, gi_ids, mig_enabled)]
         if not 1 <= len(wanted) <= _MAX_GPUS:
             raise RequestError(f"{len(wanted)} GPUs asked for; a simulation has 1 to {_MAX_GPUS}")
         if minors is not None:
-            if len(set(minors)) != len(wanted) or not all(
-                0 <= minor <= LARGEST for minor in minors
-            ):
+            if len(set(minors)) != len(wanted) or not all(0 <= minor < _MINORS for minor in minors):
                 raise RequestError(f"{len(wanted)} GPUs need as many device minors, not {minors}")
             wanted = [replace(g, minor=minor) for g, minor in zip(wanted, minors, strict=True)]
+        if len(driver_version.split()) != 1:
+            raise RequestError(f"{driver_version!r} is no driver version; write {DRIVER_VERSION}")
         library = build.library()
         try:
             if directory.exists() and any(directory.iterdir()):
@@ -385,21 +384,6 @@ class Simulation:
         if code:
             name = _NAMES.get(code, str(code))
             raise SlurmMigError(f"simulation {self.directory}: cannot {what}: {name}")
-
-
-def _parse(text: str, gi_ids: str | None, mig_enabled: bool) -> list[SimulatedGpu]:
-    key, _, more = text.partition(":")
-    count, _, scheme = more.partition(":")
-    model = find_model(key)
-    if more and not (count.isascii() and count.isdecimal() and int(count) > 0):
-        raise RequestError(f"{text!r}: {count!r} is no number of GPUs; write {model.key}:2")
-    chosen: str | None = scheme or None
-    if chosen is None and model.mig:
-        fits = model.compute_slices == 4 if gi_ids == "quad4" else model.compute_slices != 4
-        chosen = gi_ids if gi_ids and fits else model.schemes[0]
-    if chosen is not None:
-        ids_by_placement(model, chosen)
-    return [SimulatedGpu(model, chosen, mig_enabled)] * int(count or 1)
 
 
 def _nearest(name: str, known: Any) -> str:

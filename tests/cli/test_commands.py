@@ -12,7 +12,10 @@ import pytest
 from slurm_mig import __version__
 from slurm_mig.cli.main import build_parser
 
-COMMANDS = ["status", "profiles", "reconcile", "hooks", "config", "prolog", "epilog", "sim", "demo"]
+COMMANDS = [
+    *("status", "profiles", "reconcile", "hooks", "config", "prolog", "epilog", "sim", "demo"),
+    *("render", "doctor", "node-setup"),
+]
 SIM = ["create", "show", "fail", "latency", "clear", "reboot", "reset", "client", "models"]
 
 
@@ -37,7 +40,7 @@ def test_help(run, words):
 def test_all_commands_are_listed(run):
     """The main help names every command, with a sentence."""
     said = run("--help")
-    listed = re.findall(r"^    (\w+)(?:\s+\S|$)", said.out, re.MULTILINE)
+    listed = re.findall(r"^    ([\w-]+)(?:\s+\S|$)", said.out, re.MULTILINE)
     assert sorted(listed) == sorted(COMMANDS)
 
 

@@ -5,6 +5,8 @@ import stat
 
 import pytest
 
+from slurm_mig.errors import RequestError
+
 from .helpers import can_make_nodes, put
 
 CAPS = "proc/driver/nvidia/capabilities"
@@ -42,6 +44,29 @@ def test_minors(make):
     assert found["gpu0/gi0/ci0/access"] == 4
     assert found["gpu3/gi14/ci7/access"] == 3 + 3 * 135 + 14 * 9 + 1 + 7
     assert len(found) == 2 + 32 * 15 * 9
+
+
+def test_minors_that_are_not_the_indices(make, load):
+    """A GPU has the device minor that it was given, in NVML's answers and in the trees."""
+    simulation = make("A100-SXM4-40GB:2", minors=(5, 3))
+    nvml = load(simulation)
+    gpus = [nvml.nvmlDeviceGetHandleByIndex(index) for index in (0, 1)]
+    assert [nvml.nvmlDeviceGetMinorNumber(gpu) for gpu in gpus] == [5, 3]
+    create(nvml, gpu=0)
+    folder = simulation.root / CAPS
+    assert [path.name for path in sorted(folder.glob("gpu*"))] == ["gpu3", "gpu5"]
+    minor = minors(simulation)["gpu5/gi2/access"]
+    access = (folder / "gpu5/mig/gi2/access").read_text()
+    assert access.startswith(f"DeviceFileMinor: {minor}\n")
+
+
+@pytest.mark.parametrize("wrong", [(0,), (0, 0), (0, 32), (-1, 0), (0, 1, 2)])
+def test_minors_that_cannot_be(make, tmp_path, wrong):
+    """One minor for each GPU, each once, of those that mig-minors lists; else nothing is made."""
+    with pytest.raises(RequestError) as caught:
+        make("A100-SXM4-40GB:2", minors=wrong)
+    assert str(caught.value) == f"2 GPUs need as many device minors, not {wrong}"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_access_files_live_as_long_as_the_instance(make, load):

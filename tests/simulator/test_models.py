@@ -169,3 +169,22 @@ def test_wrong_gpus(make, tmp_path, gpu, message):
     with pytest.raises(RequestError, match=message):
         make(gpu)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_driver_of_another_version(make, load):
+    """NVML, CUDA and the driver's tree say the version that was asked for."""
+    simulation = make(driver_version="450.80.02", cuda_version=11000)
+    nvml = load(simulation)
+    assert nvml.nvmlSystemGetDriverVersion() == "450.80.02"
+    assert nvml.nvmlSystemGetCudaDriverVersion() == 11000
+    text = (simulation.root / "proc/driver/nvidia/version").read_text()
+    assert "  450.80.02  " in text
+
+
+@pytest.mark.parametrize("version", ["", "580 95", "580\n95"])
+def test_driver_version_that_cannot_be(make, tmp_path, version):
+    """A version that is not one word is refused, and nothing is made."""
+    with pytest.raises(RequestError) as caught:
+        make(driver_version=version)
+    assert str(caught.value) == f"{version!r} is no driver version; write 580.95.05"
+    assert list(tmp_path.iterdir()) == []
