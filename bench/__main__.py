@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench import hooks, machine, packing, rendering
+from bench import hooks, machine, packing, rendering, submission
 from bench.hooks import Row
 from bench.scene import Scene, scene
 from bench.timing import BenchError, Launcher, Summary
@@ -82,7 +82,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
-        choices=("hooks", "crowd", "choose", "render"),
+        choices=("hooks", "crowd", "choose", "render", "submit"),
         help="a part of it",
     )
     parser.add_argument("--build", type=Path, default=Path("build"), help="where results go")
@@ -94,7 +94,7 @@ def main() -> int:
     arguments = _arguments()
     # Ended from outside, it still takes its cluster and its folder with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    parts = set(arguments.only or ("hooks", "crowd", "choose", "render"))
+    parts = set(arguments.only or ("hooks", "crowd", "choose", "render", "submit"))
     rows: list[Row] = []
     document: dict[str, Any] = {"version": 1}
 
@@ -115,6 +115,8 @@ def main() -> int:
     if "choose" in parts:
         found, document["packing"] = _choosing()
         show(iter(found))
+    if "submit" in parts:
+        show(submission.rows())
     document["rows"] = [_document(row) for row in rows]
     arguments.build.mkdir(exist_ok=True)
     (arguments.build / "bench.json").write_text(json.dumps(document, indent=2) + "\n")

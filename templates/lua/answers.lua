@@ -19,9 +19,8 @@ end
 
 -- Why a portable item alone is not to be had; nil if it is.
 local function why_not_portable(scope, one)
-  if translate(scope, {one}, {}) then return nil end
-  local once = {gb = one.gb, g = one.g, count = 1}
-  local single = translate(scope, {once}, {})
+  if translate_one(scope, one) then return nil end
+  local single = translate_one(scope, {gb = one.gb, g = one.g, count = 1})
   if single then
     return one.said .. ": no node of " .. scope.label .. " has more than "
       .. scope.most[single[1]] .. " of " .. single[1]
@@ -80,7 +79,12 @@ local function answer_to(text, scope)
   end
   if #ours == 0 then return {} end
   if #ours > ITEMS then return {fault = ours[1].said .. ",...: too many requests for one job"} end
-  local names = translate(scope, portable, explicit)
+  local names
+  if #ours == 1 and #portable == 1 then
+    names = translate_one(scope, portable[1])
+  else
+    names = translate(scope, portable, explicit)
+  end
   if not names then return {fault = why_not(scope, ours, explicit)} end
   local notes, noted = {}, {}
   for i, one in ipairs(portable) do
@@ -109,13 +113,10 @@ local function answer_to(text, scope)
 end
 
 local function answer(text, scope)
-  local found = scope.memo[text]
+  local found = scope.memo.at[text]
   if not found then
     found = answer_to(text, scope)
-    if #text <= LENGTH then
-      if scope.kept >= KEPT then scope.memo, scope.kept = {}, 0 end
-      scope.memo[text], scope.kept = found, scope.kept + 1
-    end
+    if #text <= LENGTH then keep(scope.memo, text, found) end
   end
   return found
 end

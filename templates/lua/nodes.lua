@@ -32,9 +32,9 @@ end
 local kind_of -- {node: its kind}, made when first needed
 
 -- {kind: how many of these nodes are of it}, by hostlist; there are as many as partitions.
-local known_hosts, known_count = {}, 0
+local known_hosts = memory()
 local function kinds_of(hosts)
-  local found = known_hosts[hosts]
+  local found = known_hosts.at[hosts]
   if found then return found end
   if not kind_of then
     kind_of = {}
@@ -47,17 +47,19 @@ local function kinds_of(hosts)
     local kind = kind_of[name]
     if kind then found[kind] = (found[kind] or 0) + 1 end
   end)
-  if known_count >= KEPT then known_hosts, known_count = {}, 0 end
-  known_hosts[hosts], known_count = found, known_count + 1
+  keep(known_hosts, hosts, found)
   return found
 end
 
--- Where a job may run, and what is offered there. `kinds`: as in DATA, with most nodes first;
--- `most`: {profile: the most that one node has}; `memo`: answers by request.
+-- Where a job may run, and what is offered there: `kinds` as in DATA, `nodes` of each, `most` is
+-- {profile: the most that one node has}; and what was found out: answers by request (`memo`), names
+-- by portable item (`sizes`), sentences about offers (`said`).
 local function new_scope(label, nodes)
-  local scope = {label = label, kinds = {}, nodes = nodes, most = {}, memo = {}, kept = 0}
-  for index, kind in ipairs(DATA.kinds) do
-    kind.index = index
+  local scope = {
+    label = label, kinds = {}, nodes = nodes, most = {},
+    memo = memory(), sizes = memory(), said = memory(),
+  }
+  for _, kind in ipairs(DATA.kinds) do
     if nodes[kind] then
       scope.kinds[#scope.kinds + 1] = kind
       for name, count in pairs(kind.counts) do
@@ -69,7 +71,7 @@ local function new_scope(label, nodes)
 end
 
 local everywhere -- the scope of the whole cluster
-local scopes, scope_count = {}, 0
+local scopes = memory()
 
 -- The scope of a job that names these partitions (nil: the default one). One that Slurm does not
 -- show, because it is unknown or not for this user, is Slurm's to refuse: then the whole cluster.
@@ -101,7 +103,7 @@ local function scope_of(partitions, part_list)
     return everywhere
   end
   local key = concat(names, ",") .. "\n" .. concat(hosts, "\n")
-  local scope = scopes[key]
+  local scope = scopes.at[key]
   if not scope then
     local nodes = {}
     for _, list in ipairs(hosts) do
@@ -109,8 +111,7 @@ local function scope_of(partitions, part_list)
     end
     local word = #names > 1 and "partitions " or "partition "
     scope = new_scope(word .. show(concat(names, ", ")), nodes)
-    if scope_count >= KEPT then scopes, scope_count = {}, 0 end
-    scopes[key], scope_count = scope, scope_count + 1
+    keep(scopes, key, scope)
   end
   return scope
 end

@@ -1,7 +1,7 @@
 -- Sentences about offers ----------------------------------------------------------------------
 
--- What the models of a scope offer: at most three models, `first` (a profile) among them.
-local function offers(scope, first)
+-- What the models of a scope offer: at most three models, first those with the profile `first`.
+local function say_offers(scope, first)
   local models, by_name = {}, {}
   for _, kind in ipairs(scope.kinds) do
     for _, key in ipairs(kind.models) do
@@ -34,6 +34,16 @@ local function offers(scope, first)
     said[4] = "and " .. more .. " more model" .. (more > 1 and "s" or "")
   end
   return concat(said, "; ")
+end
+
+local function offers(scope, first)
+  local key = first or ""
+  local said = scope.said.at[key]
+  if not said then
+    said = say_offers(scope, first)
+    keep(scope.said, key, said)
+  end
+  return said
 end
 
 -- How many characters to change to make one word of another, no more than `limit`.

@@ -73,3 +73,14 @@ local function translate(scope, portable, explicit)
   end
   return best
 end
+
+-- The same for one item alone, remembered: 200 kinds of nodes take 0.2 ms to ask.
+local function translate_one(scope, one)
+  local key = (one.g or "") .. "/" .. (one.gb or "") .. "/" .. one.count
+  local found = scope.sizes.at[key]
+  if found == nil then
+    found = translate(scope, {one}, {}) or false
+    keep(scope.sizes, key, found)
+  end
+  return found or nil
+end

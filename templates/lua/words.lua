@@ -19,6 +19,16 @@ local function counted(name, count)
   return count > 1 and name .. " x" .. count or name
 end
 
+-- What is remembered: {at = {key: value}}, emptied when it has grown to KEPT, since users make keys.
+local function memory()
+  return {at = {}, size = 0}
+end
+
+local function keep(memo, key, value)
+  if memo.size >= KEPT then memo.at, memo.size = {}, 0 end
+  memo.at[key], memo.size = value, memo.size + 1
+end
+
 -- Profiles ------------------------------------------------------------------------------------
 
 local ATTRIBUTES = {[""] = true, ["+me"] = true, ["+gfx"] = true, ["-me"] = true, ["+me.all"] = true}

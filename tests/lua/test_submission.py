@@ -299,7 +299,7 @@ def test_sets_no_global(cluster: Interpreter) -> None:
     ],
 )
 def test_nodes_of_a_partition(start, partition, nodes, is_there) -> None:
-    """A partition offers what a group does if they share a node, by Slurm's way of writing names."""
+    """A partition offers what a group does if they share a node, as Slurm writes names."""
     lua = start(described(group("a", nodes, 1, {"1g.5gb": 7}, A100)))
     answer = lua.submit({"p": {"nodes": partition}}, gres="gres/mig:1g.5gb:1", partition="p")
     assert (answer.code == 0) is is_there
