@@ -1,10 +1,21 @@
 """A node to look at: simulated GPUs, commands that say what a test wants, a /proc of its own."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 from patient import Patient
+
+
+@pytest.fixture
+def tmp_path():
+    """A folder that every user can look into, as on a node; pytest's own are closed."""
+    folder = Path(tempfile.mkdtemp(prefix="doctor-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -176,7 +176,7 @@ def test_no_isolation(make):
     host = make(settings={"isolation": {"devices": "none"}})
     assert host.found("devices.isolation") == [
         (
-            'warning [isolation] devices: is "none": every local user can use every job\'s instance; '
-            'mend: set it to "owner" in ~/n1/config.toml'
+            'warning [isolation] devices: is "none": every local user can use every job\'s '
+            'instance; mend: set it to "owner" in ~/n1/config.toml'
         )
     ]
