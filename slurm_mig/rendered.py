@@ -53,10 +53,13 @@ def _read(path: Path, limit: int) -> bytes | None:
     try:
         # Not blocking: what is there may be a pipe.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise NodeFault(f"{path}: is no regular file; move it away")
-            return file.read(limit + 1)
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(limit + 1)
+        finally:
+            os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
