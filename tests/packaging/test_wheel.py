@@ -85,6 +85,9 @@ def test_wheel_holds_everything(wheel: Path) -> None:
         "slurm_mig/data/mig_profiles.json",
         "slurm_mig/py.typed",
     }
+    for path in (REPOSITORY / "templates").rglob("*"):
+        if path.is_file():
+            shipped.add(f"slurm_mig/share/{path.relative_to(REPOSITORY)}")
     tracked = REPOSITORY / "slurm_mig"
     for path in tracked.rglob("*"):
         if path.suffix in {".py", ".c", ".h", ".def", ".json", ".toml"}:
@@ -112,6 +115,20 @@ def test_profiles_of_a_model(command: Command) -> None:
     done = command("profiles", "--gpu", "A100-SXM4-40GB")
     assert (done.returncode, done.stderr) == (0, "")
     assert "3g.20gb" in done.stdout
+
+
+def test_render_uses_the_shipped_templates(command: Command, tmp_path: Path) -> None:
+    """`render` makes every file from the wheel's templates, the same as from the tree's."""
+    (tmp_path / "cluster.toml").write_text(
+        '[slurm]\nrelease = "24.11"\n[layout]\ndefault = "balanced"\n'
+        '[nodes.a]\nhosts = "n[1-4]"\ngpus = "A100-SXM4-40GB:8"\n'
+    )
+    done = command("render", "-c", "cluster.toml")
+    assert (done.returncode, done.stderr) == (0, "")
+    argv = [sys.executable, "-m", "slurm_mig.cli.main", "render", "-c", "cluster.toml"]
+    tree = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert done.stdout == tree
+    assert done.stdout.startswith("==> slurm/gres.conf <==\n# Made by slurm-mig ")
 
 
 def test_simulator_is_built_from_the_wheel(command: Command, tmp_path: Path) -> None:
