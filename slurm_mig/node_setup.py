@@ -36,6 +36,7 @@ ADMIN = "needs an admin"
 FAILED = "failed"
 
 _AGAIN = "slurm-mig node-setup"
+_A_RESET = "a GPU reset or a reboot (in a virtual machine: restart that)"
 _DAEMON = "nvidia-persistenced"
 
 
@@ -152,16 +153,15 @@ class _Node:
         if gpu.mig and gpu.mig_pending:
             return _say(gpu, ADMIN, "it is to stay whole, but is in MIG mode", off)
         if gpu.mig:
-            text = "it is to stay whole, and leaves MIG mode with a GPU reset"
+            text = f"it is to stay whole, and leaves MIG mode after {_A_RESET}"
             return _say(gpu, ADMIN, text, self._reset(gpu))
         if gpu.mig_pending:
-            text = "it is to stay whole, but enters MIG mode with a GPU reset"
+            text = f"it is to stay whole, but enters MIG mode after {_A_RESET}"
             return _say(gpu, ADMIN, text, off)
         return _say(gpu, OK, "stays whole")
 
     def _reset(self, gpu: Gpu) -> str:
-        command = self._undisturbed(gpu, f"nvidia-smi --gpu-reset -i {gpu.index}")
-        return f"{command} (or reboot; in a virtual machine, restart it)"
+        return self._undisturbed(gpu, f"nvidia-smi --gpu-reset -i {gpu.index}")
 
     def _undisturbed(self, gpu: Gpu, command: str) -> str:
         if not gpu_users.persistenced(self._root, gpu.minor):
@@ -201,7 +201,7 @@ class _Node:
             return self._in_use(after, reset)
         if status == RESET_REQUIRED:
             when = "already" if gpu.mig_pending else "now"
-            text = f"MIG mode is {when} set, and on after a GPU reset"
+            text = f"MIG mode is {when} set, and on after {_A_RESET}"
             return _say(after, ADMIN, text, self._reset(after))
         if status == ACTIVE:
             text = "the driver said that MIG mode is on, but it is off still; look at dmesg"

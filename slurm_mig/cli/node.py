@@ -10,14 +10,16 @@ from typing import Any
 
 from rich.text import Text
 
-from slurm_mig import configfile, epilog, hook, hooks, prolog, slurm, table
+from slurm_mig import chosen, configfile, epilog, hook, hooks, prolog, slurm, table
 from slurm_mig.cli import picture, terminal
 from slurm_mig.errors import NodeFault, SlurmMigError
+from slurm_mig.instances import Gpu
 from slurm_mig.layouts import layout
 from slurm_mig.log import Log
 from slurm_mig.nvml import Driver
 from slurm_mig.partitioner import GpuView
 from slurm_mig.profiles import Geometry, GiProfile
+from slurm_mig.settings import Settings
 
 Subparsers = Any  # argparse's type for it is private
 
@@ -81,6 +83,15 @@ def _instances(view: GpuView) -> list[dict[str, Any]]:
     return rows
 
 
+def _fault(gpus: Sequence[Gpu], settings: Settings) -> str:
+    """Why nothing can be made on this node, as a Prolog would say; "" if it can."""
+    try:
+        chosen.partitioned(gpus, (), settings.mig_minors)
+    except NodeFault as error:
+        return str(error)
+    return ""
+
+
 def status(arguments: argparse.Namespace) -> int:
     """Print every GPU with what lives on it, and what the node promises."""
     settings = configfile.load(arguments.config)
@@ -88,9 +99,10 @@ def status(arguments: argparse.Namespace) -> int:
         views = core.survey()
         promises = dict(core.promises())
         lost = core.lost
+    fault = "" if lost else _fault([view.gpu for view in views], settings)
     rows = {view.gpu.uuid: _instances(view) for view in views}
     odd = [r for found in rows.values() for r in found if r["state"] not in ("live", "foreign")]
-    outcome = DEGRADED if odd or lost else 0
+    outcome = DEGRADED if odd or lost or fault else 0
     if arguments.json:
         terminal.print_json(
             {
@@ -108,6 +120,7 @@ def status(arguments: argparse.Namespace) -> int:
                     for view in views
                 ],
                 "lost_gpus": lost,
+                "fault": fault,
                 "promises": promises,
             }
         )
@@ -135,6 +148,8 @@ def status(arguments: argparse.Namespace) -> int:
         out.print(lines)
     for sentence in lost:
         out.print(f"lost: {sentence}; look at dmesg for Xid errors")
+    if fault:
+        out.print(f"fault: {fault}")
     out.print(f"promises: {offered(promises) or 'none (no [layout] for these GPUs)'}")
     for row in odd:
         out.print(f"{row['state']}: job {row['job']} {row['profile']}: {row['reason']}")

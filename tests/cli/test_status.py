@@ -99,6 +99,7 @@ def test_json(make):
             },
         ],
         "lost_gpus": [],
+        "fault": "",
         "promises": {"3g.20gb": 2, "2g.10gb": 2, "1g.5gb": 4},
     }
 
@@ -123,10 +124,18 @@ def test_gpus_that_stay_whole(make):
 
 
 def test_gpu_that_stays_whole_with_mig_mode_off(make):
-    """A GPU that stays whole and has MIG mode off is as it should be."""
+    """A GPU that stays whole may have MIG mode off; one to partition that is not there may not."""
     admin = make(mig_enabled=False, settings={"gpus": {"mig": "5"}})
-    first = lines(admin("status").out)[0]
-    assert first == f"GPU 0  A100-SXM4-40GB  {admin.sim.gpus()[0].uuid}  stays whole"
+    said = admin("status")
+    assert said.status == 3
+    assert lines(said.out) == [
+        f"GPU 0  A100-SXM4-40GB  {admin.sim.gpus()[0].uuid}  stays whole",
+        (
+            "fault: [gpus] mig names /dev/nvidia5, which the driver does not show: it shows "
+            "/dev/nvidia0; correct the list, or look at dmesg for Xid errors"
+        ),
+        "promises: none (no [layout] for these GPUs)",
+    ]
 
 
 def test_lost_gpu(make):
@@ -178,8 +187,13 @@ def test_gpu_out_of_mig_mode(make, options, mode):
     admin = make(layout=None, **options)
     said = admin("status")
     gpu = admin.sim.gpus()[0].uuid
+    assert said.status == 3
     assert lines(said.out) == [
         f"GPU 0  A100-SXM4-40GB  {gpu}  {mode}",
+        (
+            "fault: MIG mode is off on GPU 0 (A100-SXM4-40GB); turn it on: nvidia-smi -mig 1 "
+            "(Ampere: then reset the GPU)"
+        ),
         "promises: none (no [layout] for these GPUs)",
     ]
 

@@ -5,8 +5,9 @@ import pwd
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 
-#: The command after which an Ampere GPU with this index is in the mode that was set.
-RESET = "nvidia-smi --gpu-reset -i {} (or reboot; in a virtual machine, restart it)"
+#: What puts an Ampere GPU in the mode that was set, and the command for the one with this index.
+A_RESET = "a GPU reset or a reboot (in a virtual machine: restart that)"
+RESET = "nvidia-smi --gpu-reset -i {}"
 ON = "ok: MIG mode is on"
 TURNED_ON = "changed: MIG mode turned on"
 FOR_NOW = "changed: MIG mode turned on; a reboot turns it off again"

@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from setuplines import FOR_NOW, ON, RESET, TURNED_ON, a100, h100
+from setuplines import A_RESET, FOR_NOW, ON, RESET, TURNED_ON, a100, h100
 
 from slurm_mig import hook
 from slurm_mig.log import Log
@@ -47,7 +47,7 @@ def test_ampere_that_the_driver_cannot_reset(make, key, way):
     for when in ("now", "already", "already"):
         said = admin()
         assert (said.status, said.err) == (3, "")
-        text = f"needs an admin: MIG mode is {when} set, and on after a GPU reset; run: "
+        text = f"needs an admin: MIG mode is {when} set, and on after {A_RESET}; run: "
         assert said.lines == [name + text + RESET.format(0)]
         assert admin.modes() == [(False, True)]
     if way == "reset":
@@ -133,12 +133,11 @@ class TestWhole:
         before = admin.sets()
         said = admin()
         assert (said.status, admin.sets(), admin.modes()) == (3, before, modes)
-        leaves = "needs an admin: it is to stay whole, and leaves MIG mode with a GPU reset; run: "
-        enters = "needs an admin: it is to stay whole, but enters MIG mode with a GPU reset; run: "
+        whole = "needs an admin: it is to stay whole,"
         assert said.lines == [
             a100(0, ON),
-            a100(1, leaves + RESET.format(1)),
-            a100(2, enters + "nvidia-smi -i 2 -mig 0"),
+            a100(1, f"{whole} and leaves MIG mode after {A_RESET}; run: {RESET.format(1)}"),
+            a100(2, f"{whole} but enters MIG mode after {A_RESET}; run: nvidia-smi -i 2 -mig 0"),
             a100(3, "ok: stays whole"),
         ]
 
@@ -200,7 +199,7 @@ def test_json(make):
                 "uuid": first.uuid,
                 "model": "A100-SXM4-40GB",
                 "state": "needs an admin",
-                "text": "MIG mode is now set, and on after a GPU reset",
+                "text": f"MIG mode is now set, and on after {A_RESET}",
                 "command": RESET.format(0),
             },
             {

@@ -3,13 +3,12 @@
 import os
 
 import pytest
-from setuplines import FOR_NOW, ME, RESET, a100, h100
+from setuplines import A_RESET, FOR_NOW, ME, RESET, a100, h100
 
 from slurm_mig.lock import Locks
 
 STOP = "systemctl stop nvidia-persistenced && "
 START = " && systemctl start nvidia-persistenced"
-GPU_RESET = RESET.format(0).split(" (", maxsplit=1)
 
 
 @pytest.mark.parametrize(("key", "line"), [("A100-SXM4-40GB", a100), ("H100-SXM5-80GB", h100)])
@@ -50,16 +49,15 @@ def test_nvidia_persistenced_on_ampere(make, holder):
     admin = make("A100-SXM4-40GB")
     holder(admin, 0, "nvidia-persistenced")
     said = admin()
-    command, more = GPU_RESET
-    text = "needs an admin: MIG mode is now set, and on after a GPU reset; run: "
-    assert said.lines == [a100(0, f"{text}{STOP}{command}{START} ({more}")]
+    text = f"needs an admin: MIG mode is now set, and on after {A_RESET}; run: "
+    assert said.lines == [a100(0, f"{text}{STOP}{RESET.format(0)}{START}")]
     assert said.status == 3
 
 
 @pytest.mark.parametrize(
     ("key", "line", "command"),
     [
-        ("A100-SXM4-40GB", a100, f"{STOP}{GPU_RESET[0]}{START} ({GPU_RESET[1]}"),
+        ("A100-SXM4-40GB", a100, f"{STOP}{RESET.format(0)}{START}"),
         ("H100-SXM5-80GB", h100, f"{STOP}slurm-mig node-setup{START}"),
     ],
 )
