@@ -18,6 +18,7 @@ from slurm_mig.rehearsal.cluster import (
     SlurmInstall,
     SlurmMissing,
 )
+from slurm_mig.rehearsal.cluster_conf import CONTROLLERS
 
 pytestmark = pytest.mark.slurm
 
@@ -211,6 +212,28 @@ def test_the_keepers_death_is_noticed_and_cleaned_up(make_cluster) -> None:
     cluster.stop()
     assert len(keepers) == 1
     assert leftovers(cluster.folder) == set()
+
+
+def cgroups_of(cluster: Cluster) -> list[Path]:
+    """The cgroups that a cluster has on this machine."""
+    name = keeper.cgroup_name(str(cluster.folder))
+    tops = [place / name for place in keeper.cgroup_mounts().values()]
+    return [path for top in tops if top.exists() for path in (top, *top.rglob("job_*"))]
+
+
+@pytest.mark.parametrize("how", ["stopped", "keeper killed"])
+def test_cgroups_go_with_the_cluster(make_cluster, how: str) -> None:
+    """Of a cluster that constrains devices no cgroup is left, with a job still in it."""
+    if not set(CONTROLLERS) <= set(keeper.cgroup_mounts()):
+        pytest.skip("no cgroups of version 1 here")
+    cluster = make_cluster(Node("n1"), constrain_devices=True)
+    job = cluster.sbatch("sleep 600")
+    cluster.wait_job(job, "RUNNING")
+    cluster.wait_until(lambda: len(cgroups_of(cluster)) == 4, "the job's cgroups")
+    if how == "keeper killed":
+        os.kill(cluster._keeper.pid, signal.SIGKILL)
+    cluster.stop()
+    assert cgroups_of(cluster) == []
 
 
 def test_files_are_inside_the_folder(folder: Path, slurm_install: SlurmInstall) -> None:

@@ -33,6 +33,7 @@ _GRES = re.compile(r"(?P<name>[a-z]+)(?::(?P<type>[^:(,]+))?:(?P<count>\d+)(?:\(
 _HARMLESS = re.compile(
     r"state (save )?file|mpi/pmix|MPI: Cannot create context|Zero Bytes were transmitted"
     r"|Unexpected missing socket error|_forward_thread|Connection refused"
+    r"|msg_type=SRUN_JOB_COMPLETE|cgroup/(cpuset|memory)/tasks|namespace .(cpuset|memory)"
 )
 
 
@@ -90,6 +91,7 @@ class Rendered:
         )
         found: dict[tuple[str, str], int] = {}
         for gres, kind, count in lines:
+            kind = kind.replace("(null)", "")
             found[gres, kind] = found.get((gres, kind), 0) + int(count)
         return found
 
