@@ -118,11 +118,14 @@ def _lua(description: Description) -> list[RenderedFile]:
 
 
 def _node_toml(description: Description, group: Group) -> str:
-    """A node's config.toml: the admin's own sections, and what the description says of its GPUs."""
+    """A node's config.toml: the admin's own sections, and what the description says of its GPUs.
+
+    The GPUs are always named, also where all of them are partitioned: a named GPU whose MIG mode is
+    off is the node's fault and drains it, where "all" would pass it over and miss its promises.
+    """
     sections: dict[str, Mapping[str, object]] = dict(description.node)
-    if group.whole:
-        indices = [index for gpus in group.mig for index in gpus.indices]
-        sections["gpus"] = {"mig": compress(indices)}
+    indices = [index for gpus in group.mig for index in gpus.indices]
+    sections["gpus"] = {"mig": compress(indices)}
     if group.layout:
         sections["layout"] = group.layout_by_name
     tables = [toml_text.table(name, content) for name, content in sections.items()]

@@ -77,7 +77,7 @@ def test_node_files_mean_what_the_description_says() -> None:
             for name in gpus.entry.nvml_names:
                 assert found.layout_of(name) == group.layout[gpus.entry.key]
         assert len(found.layout) == sum(len(gpus.entry.nvml_names) for gpus in group.mig)
-        assert found.mig_minors == (tuple(sorted(mig)) if group.whole else None)
+        assert found.mig_minors == tuple(sorted(mig))
         for option in settings.OPTIONS:
             if option.section != "gpus":
                 assert getattr(found, option.field) == getattr(description.settings, option.field)
@@ -88,7 +88,8 @@ def test_node_files_mean_what_the_description_says() -> None:
 def test_node_files_say_only_what_was_said() -> None:
     """What the admin did not write stays at the default of the node's own slurm-mig."""
     assert tomllib.loads(text(described(), "nodes/a100/config.toml")) == {
-        "layout": {"NVIDIA A100-SXM4-40GB": "balanced"}
+        "gpus": {"mig": "0-7"},
+        "layout": {"NVIDIA A100-SXM4-40GB": "balanced"},
     }
     assert tomllib.loads(text(described(), "nodes/mixed/config.toml")) == {
         "gpus": {"mig": "0-2,5"},
@@ -107,7 +108,7 @@ def test_own_layouts_are_written_as_counts() -> None:
 def test_no_layout_no_section() -> None:
     """An elastic group without a layout has none in its file either: it serves what fits."""
     toml = '[slurm]\nrelease = "24.11"\n[nodes.n]\nhosts = "n1"\ngpus = "A30-24GB:1"\n' + ELASTIC
-    assert tomllib.loads(text(described(toml), "nodes/n/config.toml")) == {}
+    assert tomllib.loads(text(described(toml), "nodes/n/config.toml")) == {"gpus": {"mig": "0"}}
 
 
 def test_only_nodes_with_mig_have_a_file() -> None:
