@@ -47,9 +47,8 @@ def _description(context: Context) -> Iterator[Finding]:
     path = context.cluster_path
     why = context.missing(CLUSTER)
     if why:
-        yield failure(
-            str(path), why.removeprefix(f"{path}: "), "nothing can be rendered", f"correct {path}"
-        )
+        where, _, said = why.partition(": ") if why.startswith(str(path)) else (str(path), "", why)
+        yield failure(where, said, "nothing can be rendered", f"correct {path}")
     elif context.description is None:
         yield ok(str(path), "not there: rendered files are not compared")
     else:

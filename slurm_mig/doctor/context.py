@@ -3,7 +3,7 @@
 What cannot be read is remembered as the error it gave, and a check that needs it is not run.
 """
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -65,6 +65,21 @@ class Context:
         return configfile.load(self.config)
 
     @cached_property
+    def any_settings(self) -> Settings:
+        """The node's settings; on a controller, which has none, those that all nodes are given.
+
+        Never fails: what is wrong with the files is a finding of its own, and Slurm's commands, say,
+        are likely where they are by default.
+        """
+        with suppress(SlurmMigError):
+            if self.config_path.exists():
+                return self.settings
+        with suppress(SlurmMigError):
+            if self.description is not None:
+                return self.description.settings
+        return parse(())
+
+    @cached_property
     def devices(self) -> Devices:
         """The driver's trees."""
         return Devices(Path(self.settings.driver_root))
@@ -82,12 +97,7 @@ class Context:
     @cached_property
     def slurm(self) -> Slurm:
         """Slurm, asked twice. Raises SlurmUnavailable, NodeFault."""
-        try:
-            settings = self.settings
-        except SlurmMigError:
-            settings = parse(
-                ()
-            )  # its own finding; Slurm's commands are likely where they always are
+        settings = self.any_settings
         client = ScontrolClient(settings.slurm_scontrol, min(settings.slurm_timeout, SLURM_SECONDS))
         said = client.version()
         version = slurm_config.release(said)

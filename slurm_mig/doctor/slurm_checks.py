@@ -22,9 +22,7 @@ from slurm_mig.doctor.finding import (
     ok,
     warning,
 )
-from slurm_mig.errors import SlurmMigError
 from slurm_mig.layouts import layout
-from slurm_mig.settings import Settings, parse
 from slurm_mig.slurm_lines import SPLIT_TIMEOUTS, timeouts
 
 #: Releases that slurm-mig is tested with; what lies between them is taken to be alike.
@@ -109,21 +107,9 @@ def _flags(context: Context) -> Iterator[Finding]:
         yield ok(what, "as it should be")
 
 
-def _settings(context: Context) -> Settings:
-    """The node's settings; on a controller, which has none, those of the description."""
-    try:
-        if context.config_path.exists():
-            return context.settings
-        if context.description is not None:
-            return context.description.settings
-    except SlurmMigError:
-        pass  # its own finding
-    return parse(())
-
-
 def _timeouts(context: Context) -> Iterator[Finding]:
     slurm = context.slurm
-    settings = _settings(context)
+    settings = context.any_settings
     release = Release(*slurm.version[:2])
     worst = timeouts(settings, release)
     least = {
@@ -180,7 +166,7 @@ def _stamps_extra(context: Context, slurm: Slurm) -> bool:
     """Whether the token stands in the job's `extra` field."""
     if context.description is not None:
         return context.description.token == "extra"  # noqa: S105 - a field's name
-    return _settings(context).slurm_request == "token" and slurm.version >= (23, 2, 0)
+    return context.any_settings.slurm_request == "token" and slurm.version >= (23, 2, 0)
 
 
 def _scheduler(context: Context) -> Iterator[Finding]:

@@ -258,7 +258,8 @@ def test_node_that_is_not_described(described):
 def test_timeouts_of_a_controller(described):
     """A controller has no node's configuration: the description says what hooks may take."""
     described.config = described.folder / "none/config.toml"
-    described.cluster.write_text(DESCRIPTION + "[node.epilog]\nbudget = 500\n")
+    node = f'[node.slurm]\nscontrol = "{described.scontrol}"\n[node.epilog]\nbudget = 500\n'
+    described.cluster.write_text(DESCRIPTION + node)
     assert described.found("slurm.timeouts", role="controller")[1] == (
         "ok PrologEpilogTimeout for the Epilog: 2000 s, enough for 1160 s at worst"
     )
