@@ -86,6 +86,20 @@ def test_every_file_is_tidy(release: str, extra: str) -> None:
                 assert len(line) <= 110
 
 
+def test_the_benchs_cluster_is_what_its_row_says() -> None:
+    """`make bench` measures 10,000 nodes in 200 groups, some of them with whole GPUs."""
+    sys.path.insert(0, str(REPOSITORY))
+    from bench import rendering
+
+    description = described(rendering.cluster())
+    assert len(description.groups) == rendering.GROUPS == 200
+    assert sum(group.size for group in description.groups) == rendering.NODES == 10_000
+    assert sum(bool(group.whole) for group in description.groups) == 20
+    made = files(description)
+    assert sum(name.startswith("nodes/") for name in made) == 200
+    assert made["slurm/slurm-mig.conf"].text.count("\nNodeName=") == 200
+
+
 _DIGEST = """
 import hashlib, sys
 from pathlib import Path
