@@ -7,6 +7,7 @@ tests hold the paths that it finds against those of tomllib. Pure.
 
 import re
 import tomllib
+from contextlib import suppress
 from typing import Any
 
 from slurm_mig.errors import ConfigError
@@ -23,7 +24,7 @@ _STRING = re.compile(
     r"""|\'\'\'(?:.*?)\'\'\'(?:'{0,2})|'[^'\n]*'""",
     re.DOTALL,
 )
-_SCALAR = re.compile(r"[^,\]}#\r\n]*")
+_SCALAR = re.compile(r"[^,\]}#\r\n]+")
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)")
 
 
@@ -59,6 +60,10 @@ def _check_numbers(document: dict[str, Any], where: str) -> None:
             raise ConfigError(f"{where}: not valid TOML: an integer has more than 64 bits")
 
 
+class _LostError(Exception):
+    """The walk is at something that it does not know; what it found so far stands."""
+
+
 class _Walk:
     """One walk over a valid document: `found` maps each path to its offset in the text."""
 
@@ -72,6 +77,14 @@ class _Walk:
         match = pattern.match(self.text, self.position)
         self.position = match.end() if match else self.position
 
+    def need(self, pattern: re.Pattern[str]) -> str:
+        """What stands here, which must be this: so that no loop can stand still."""
+        match = pattern.match(self.text, self.position)
+        if match is None:
+            raise _LostError
+        self.position = match.end()
+        return match[0]
+
     def take(self, word: str) -> bool:
         """Whether the text goes on with this, which is then behind us."""
         if not self.text.startswith(word, self.position):
@@ -84,9 +97,7 @@ class _Walk:
         parts = []
         while True:
             self.skip(_BLANK)
-            start = self.position
-            self.skip(_KEY)
-            part = self.text[start : self.position]
+            part = self.need(_KEY)
             parts.append(next(iter(tomllib.loads(f"{part} = 0"))) if part[:1] in "\"'" else part)
             self.skip(_BLANK)
             if not self.take("."):
@@ -133,9 +144,9 @@ class _Walk:
                 self.take(",")
                 self.skip(_BLANK)
         elif self.text[self.position : self.position + 1] in "\"'":
-            self.skip(_STRING)
+            self.need(_STRING)
         else:
-            self.skip(_SCALAR)
+            self.need(_SCALAR)
 
     def items(self, path: Path) -> None:
         number = 0
@@ -162,7 +173,8 @@ class _Walk:
 def lines(text: str) -> dict[Path, int]:
     """The line, from 1, of every key, table and array element of a valid document."""
     walk = _Walk(text)
-    walk.document()
+    with suppress(_LostError, RecursionError):
+        walk.document()
     found: dict[Path, int] = {}
     line, at = 1, 0
     for path, offset in sorted(walk.found.items(), key=lambda item: item[1]):
@@ -174,10 +186,7 @@ def lines(text: str) -> dict[Path, int]:
 
 def line_of(text: str, path: Path) -> int | None:
     """The line of a path, else of the nearest table or array around it; None if there is none."""
-    try:
-        found = lines(text)
-    except RecursionError:  # nested almost too deeply for tomllib
-        return None
+    found = lines(text)
     for end in range(len(path), 0, -1):
         if path[:end] in found:
             return found[path[:end]]
