@@ -43,7 +43,9 @@ class Devices:
         """The major number of capability device nodes."""
         path = self._root / "proc/devices"
         try:
-            found = re.search(r"^\s*(\d+) nvidia-caps$", path.read_text(), re.MULTILINE)
+            found = re.search(
+                r"^\s*(\d+) nvidia-caps$", path.read_text(errors="replace"), re.MULTILINE
+            )
         except OSError as error:
             raise NodeFault(f"{path}: {error.strerror}") from None
         if found is None:

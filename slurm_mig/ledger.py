@@ -290,12 +290,12 @@ class Glance:
 def glance(state: Path, boot: str) -> Glance | None:
     """Look at the ledger without changing or making anything; None when there is none yet.
 
-    Raises NodeFault when it is not readable, not ours, or of another format.
+    Raises NodeFault when it is unusable, not ours, or of another format; PermissionError without
+    root.
     """
     path = state / "ledger.sqlite"
     try:
-        if not path.exists():
-            return None
+        path.lstat()
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)) as database:
             (application,) = database.execute("PRAGMA application_id").fetchone()
             (version,) = database.execute("PRAGMA user_version").fetchone()
@@ -308,6 +308,10 @@ def glance(state: Path, boot: str) -> Glance | None:
                 )
             rows = database.execute("SELECT gpu, gi, uid, state, boot, since FROM instance")
             found = rows.fetchall()
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        raise
     except (sqlite3.Error, OSError) as error:
         raise NodeFault(f"ledger {path}: {error}") from None
     return Glance(

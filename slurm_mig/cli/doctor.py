@@ -12,6 +12,7 @@ from rich.text import Text
 from slurm_mig import clusterfile, configfile
 from slurm_mig.cli import terminal
 from slurm_mig.doctor.finding import ANYWHERE, Finding, Level
+from slurm_mig.errors import NodeFault, SlurmMigError
 
 MUST_BE_MENDED = 3
 _STYLE = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "bold red"}
@@ -58,6 +59,12 @@ def doctor(arguments: argparse.Namespace) -> int:
     )
     try:
         findings = examine(context)
+    except SlurmMigError:
+        raise
+    except Exception as error:
+        # No check: those are caught one by one.
+        said = f"{type(error).__name__}: {error}"
+        raise NodeFault(f"doctor cannot look at this host; please report it: {said}") from error
     finally:
         context.close()
     counts = Counter(finding.level for finding in findings)

@@ -68,8 +68,8 @@ class Context:
     def any_settings(self) -> Settings:
         """The node's settings; on a controller, which has none, those that all nodes are given.
 
-        Never fails: what is wrong with the files is a finding of its own, and Slurm's commands, say,
-        are likely where they are by default.
+        Never fails: what is wrong with the files is a finding of its own, and Slurm's commands are
+        likely where they are by default.
         """
         with suppress(SlurmMigError):
             if self.config_path.exists():

@@ -43,7 +43,7 @@ def _capabilities(context: Context) -> Iterator[Finding]:
         )
         return
     minors = root / "proc/driver/nvidia-caps/mig-minors"
-    count = sum(" " in line for line in minors.read_text().splitlines())
+    count = sum(" " in line for line in minors.read_text(errors="replace").splitlines())
     if count:
         yield ok(str(minors), f"{count} capabilities")
     else:
