@@ -30,9 +30,10 @@ def _options(source: Source) -> dict[tuple[str, str], Any]:
     checks_of = {(option.section, option.key): option.check for option in OPTIONS}
     for section, table in source.document.items():
         if section not in SECTIONS:
-            what = "section" if isinstance(table, dict) else "key"
-            message = f"unknown {what}{nearest(section, SECTIONS)}"
-            raise source.fault((section,), message)
+            if not isinstance(table, dict):
+                place = f"{source.where}:{source.line((section,))}"
+                raise ConfigError(f"{place}: {section} = …: a key must stand in a section")
+            raise source.fault((section,), f"unknown section{nearest(section, SECTIONS)}")
         if not isinstance(table, dict):
             raise source.fault((section,), f"must be a table, not {checks.shown(table)}")
         if section in {option.section for option in OPTIONS}:
