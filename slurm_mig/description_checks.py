@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from slurm_mig.description import Release
-from slurm_mig.errors import ConfigError, one_line
-from slurm_mig.hostlist import expand
+from slurm_mig.errors import ConfigError
+from slurm_mig.hostlist import expand, shown
 from slurm_mig.settings import nearest
 
 #: PrologFlags of slurm.conf(5) and the release that brought each (22.05: it was there before).
@@ -42,15 +42,11 @@ NODE_KEYS = frozenset(
 
 _PATH = re.compile(r"/[A-Za-z0-9._+@/-]*", re.ASCII)
 _CONF_WORD = re.compile(r'([A-Za-z][A-Za-z0-9]*)=("[^"]*"|[^\s"]+)', re.ASCII)
+_CONF = re.compile(rf"(?:{_CONF_WORD.pattern}(?: +|$))*", re.ASCII)
 _NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 _TRES = re.compile(r"[a-z]+(?:/[A-Za-z0-9_.+-]+(?::[A-Za-z0-9_.+-]+)?)?", re.ASCII)
 _TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", re.ASCII)
 _COUNT = re.compile(r"\d+[kmgtp]?(?:i?b)?", re.ASCII | re.IGNORECASE)
-
-
-def shown(value: object) -> str:
-    """A value as an error shows it: on one line and not too long."""
-    return one_line(repr(value), 80)
 
 
 def text(value: object) -> str:
@@ -150,7 +146,9 @@ def conf_words(line: str) -> list[tuple[str, str]]:
 def conf(value: object) -> str:
     """The rest of a NodeName line: KEY=VALUE words."""
     if not isinstance(value, str):
-        raise ConfigError(f'must be a string such as "CPUs=64 RealMemory=512000", not {value!r}')
+        raise ConfigError(
+            f'must be a string such as "CPUs=64 RealMemory=512000", not {shown(value)}'
+        )
     if not value.isascii() or not value.isprintable():
         raise ConfigError(f"{shown(value)} must be one line of printable ASCII")
     for mark, why in (("#", "begins a comment"), ("\\", "joins lines"), ("'", "is no quote")):
@@ -159,8 +157,7 @@ def conf(value: object) -> str:
     if value.count('"') % 2:
         raise ConfigError(f"{shown(value)} has a quote that is not closed")
     line = value.strip()
-    rest = _CONF_WORD.sub("", line)
-    if rest.strip() or not re.fullmatch(rf"(?:{_CONF_WORD.pattern}(?: +|$))*", line, re.ASCII):
+    if not _CONF.fullmatch(line):
         raise ConfigError(
             f"{shown(value)} must be KEY=VALUE words with blanks between them, "
             "such as CPUs=64 RealMemory=512000"

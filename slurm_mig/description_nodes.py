@@ -9,7 +9,7 @@ from slurm_mig import description_checks as checks
 from slurm_mig.description import GpuSet, Group
 from slurm_mig.description_source import Source
 from slurm_mig.errors import ConfigError
-from slurm_mig.hostlist import LARGEST, expand, some
+from slurm_mig.hostlist import LARGEST, expand, shown, some
 from slurm_mig.indices import indices
 from slurm_mig.layouts import NAMED, layout
 from slurm_mig.packing import GpuSpace, fits
@@ -35,12 +35,12 @@ class Models:
     def find(self, model: object) -> TableEntry:
         """The GPU of that name. Raises ConfigError, which names the nearest."""
         if not isinstance(model, str) or not model:
-            raise ConfigError(f"a GPU model must be a string, not {checks.shown(model)}")
+            raise ConfigError(f"a GPU model must be a string, not {shown(model)}")
         if model not in self._found:
             entry = find_entry(self._entries, model)
             if entry is None:
                 near = nearest(model, [entry.key for entry in self._entries])
-                raise ConfigError(f"no GPU model {checks.shown(model)} in the table{near}")
+                raise ConfigError(f"no GPU model {shown(model)} in the table{near}")
             self._found[model] = entry
         return self._found[model]
 
@@ -70,16 +70,16 @@ def spec(value: object) -> LayoutSpec:
     """A layout as written: a name, or counts by profile. Raises ConfigError."""
     if isinstance(value, str):
         if value not in NAMED:
-            raise ConfigError(f"no layout is called {checks.shown(value)}{nearest(value, NAMED)}")
+            raise ConfigError(f"no layout is called {shown(value)}{nearest(value, NAMED)}")
         return value
     if not isinstance(value, dict) or not value:
         raise ConfigError(
             "must be a layout's name or a table of counts such as "
-            f'{{ "3g.20gb" = 1, "1g.5gb" = 3 }}, not {checks.shown(value)}'
+            f'{{ "3g.20gb" = 1, "1g.5gb" = 3 }}, not {shown(value)}'
         )
     for name, count in value.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ConfigError(f"{name} = {checks.shown(count)}: a count must be 1, 2, 3, …")
+            raise ConfigError(f"{name} = {shown(count)}: a count must be 1, 2, 3, …")
     return MappingProxyType(dict(value))
 
 
@@ -124,7 +124,7 @@ class _Reader:
         """Check a group's host list against those before it; the number of its nodes."""
         path = ("nodes", name, "hosts")
         if not isinstance(text, str):
-            raise self.source.fault(path, f"must be a Slurm host list, not {checks.shown(text)}")
+            raise self.source.fault(path, f"must be a Slurm host list, not {shown(text)}")
         try:
             names = expand(text)
         except ConfigError as error:
@@ -148,7 +148,7 @@ class _Reader:
             return (self.source.checked(path, self.short, value),)
         if not isinstance(value, list) or not value:
             raise self.source.fault(
-                path, f'must be "MODEL:COUNT" or a list of tables, not {checks.shown(value)}'
+                path, f'must be "MODEL:COUNT" or a list of tables, not {shown(value)}'
             )
         sets: list[GpuSet] = []
         for at, table in enumerate(value):
@@ -163,7 +163,7 @@ class _Reader:
         """`MODEL:COUNT`."""
         found = _SHORT.fullmatch(str(text))
         if found is None:
-            raise ConfigError(f'must be "MODEL:COUNT", as "A100-SXM4-40GB:8", not {text!r}')
+            raise ConfigError(f'must be "MODEL:COUNT", as "A100-SXM4-40GB:8", not {shown(text)}')
         entry, count = self.models.find(found[1]), int(found[2])
         if not 1 <= count <= _LARGEST_INDEX + 1:
             raise ConfigError(f"{count} GPUs: a node has 1 to {_LARGEST_INDEX + 1}")
@@ -178,8 +178,8 @@ class _Reader:
             raise ConfigError(f"{missing} is missing; write {what}")
         entry = self.models.find(values["model"])
         if not isinstance(values["index"], str):
-            shown = checks.shown(values["index"])
-            raise ConfigError(f'index must be a string such as "0-3,5", not {shown}')
+            said = shown(values["index"])
+            raise ConfigError(f'index must be a string such as "0-3,5", not {said}')
         try:
             numbers = indices(values["index"])
         except ValueError as error:
@@ -188,7 +188,7 @@ class _Reader:
             raise ConfigError(f"index {numbers[-1]}: the last one is {_LARGEST_INDEX}")
         mig = values.get("mig", True)
         if not isinstance(mig, bool):
-            raise ConfigError(f"mig must be true or false, not {checks.shown(mig)}")
+            raise ConfigError(f"mig must be true or false, not {shown(mig)}")
         if mig and "type" in values:
             raise ConfigError("type is for GPUs that stay whole; add mig = false, or leave it out")
         kind = checks.gpu_type(values["type"]) if "type" in values else ""
@@ -208,7 +208,7 @@ class _Reader:
             own = Layouts(self.source, self.models, path, value)
         else:
             raise self.source.fault(
-                path, f"must be a layout's name or a table by model, not {checks.shown(value)}"
+                path, f"must be a layout's name or a table by model, not {shown(value)}"
             )
         written: dict[str, LayoutSpec] = {}
         promised: dict[str, Mapping[str, int]] = {}
@@ -281,7 +281,7 @@ class _Reader:
                 if key not in known:
                     raise self.source.fault((*path, key), f"unknown key{nearest(key, known)}")
             return table
-        raise self.source.fault(path, f"must be a table, not {checks.shown(table)}")
+        raise self.source.fault(path, f"must be a table, not {shown(table)}")
 
 
 def groups(

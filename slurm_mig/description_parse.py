@@ -14,6 +14,7 @@ from slurm_mig.description_nodes import Layouts, Models, groups
 from slurm_mig.description_options import OPTIONS, SECTIONS
 from slurm_mig.description_source import Source
 from slurm_mig.errors import ConfigError
+from slurm_mig.hostlist import shown
 from slurm_mig.profiles import TableEntry
 from slurm_mig.settings import Settings, nearest
 from slurm_mig.typeid import type_id
@@ -31,11 +32,13 @@ def _options(source: Source) -> dict[tuple[str, str], Any]:
     for section, table in source.document.items():
         if section not in SECTIONS:
             if not isinstance(table, dict):
-                place = f"{source.where}:{source.line((section,))}"
-                raise ConfigError(f"{place}: {section} = …: a key must stand in a section")
+                raise ConfigError(
+                    f"{source.where}:{source.line((section,))}: {section} = …: "
+                    "a key must stand in a section"
+                )
             raise source.fault((section,), f"unknown section{nearest(section, SECTIONS)}")
         if not isinstance(table, dict):
-            raise source.fault((section,), f"must be a table, not {checks.shown(table)}")
+            raise source.fault((section,), f"must be a table, not {shown(table)}")
         if section in {option.section for option in OPTIONS}:
             keys = [option.key for option in OPTIONS if option.section == section]
             for key, value in table.items():
@@ -69,7 +72,7 @@ def _node(source: Source, token: str) -> tuple[Mapping[str, Mapping[str, Any]], 
         if section not in known:
             raise source.fault(place, f"unknown section{nearest(section, known)}")
         if not isinstance(table, dict):
-            raise source.fault(place, f"must be a table, not {checks.shown(table)}")
+            raise source.fault(place, f"must be a table, not {shown(table)}")
         for key, value in table.items():
             try:
                 settings.parse([("", {section: {key: value}})])

@@ -14,7 +14,7 @@ from collections import Counter
 
 from ClusterShell.RangeSet import RangeSet
 
-from slurm_mig.errors import ConfigError
+from slurm_mig.errors import ConfigError, one_line
 
 #: The most names that one list may have; no cluster is larger, and a typing error may say 10^9.
 LARGEST = 100_000
@@ -33,7 +33,7 @@ def _range(text: str) -> tuple[int, str]:
     """How many names a range such as `01-16` has, and the same as ClusterShell writes it."""
     found = _RANGE.fullmatch(text)
     if found is None:
-        raise ConfigError(f"{text!r} is no range of node numbers; write [1-16] or [01-16,20]")
+        raise ConfigError(f"{shown(text)} is no range of node numbers; write [1-16] or [01-16,20]")
     low, high = found[1], found[2] or found[1]
     first, last = int(low), int(high)
     if last < first:
@@ -62,7 +62,8 @@ def _part(text: str) -> tuple[int, list[str | list[str]]]:
         at = found.end()
     if at != len(text):
         raise ConfigError(
-            f"{text!r} goes on after its last bracket; in Slurm a name with ranges ends with one"
+            f"{shown(text)} goes on after its last bracket; "
+            "in Slurm a name with ranges ends with one"
         )
     return size, pieces
 
@@ -72,18 +73,21 @@ def _check(text: str) -> list[str]:
     parts = _PART.findall(text)
     if not text or ",".join(parts) != text:
         if text.strip(",") != text or ",," in text or not text:
-            raise ConfigError(f"{text!r} has an empty name in it; write gpu[01-16],gpu20")
-        raise ConfigError(f"{text!r} has a bracket that does not match; write gpu[01-16]")
+            raise ConfigError(f"{shown(text)} has an empty name in it; write gpu[01-16],gpu20")
+        raise ConfigError(f"{shown(text)} has a bracket that does not match; write gpu[01-16]")
     for part in parts:
         plain = re.sub(r"\[[^\[\]]*\]", "", part)
         if not _LETTERS.fullmatch(plain):
             raise ConfigError(
-                f"{part!r} is no node name: letters, digits, '-', '_', '.' and ranges in brackets"
+                f"{shown(part)} is no node name: "
+                "letters, digits, '-', '_', '.' and ranges in brackets"
             )
         if not part[0].isalnum():
-            raise ConfigError(f"{part!r} is no node name: it must begin with a letter or digit")
+            raise ConfigError(
+                f"{shown(part)} is no node name: it must begin with a letter or digit"
+            )
         if part.casefold() in _RESERVED:
-            raise ConfigError(f"{part!r} is no node name: Slurm keeps that word for itself")
+            raise ConfigError(f"{shown(part)} is no node name: Slurm keeps that word for itself")
     return list(parts)
 
 
@@ -95,7 +99,7 @@ def expand(text: str) -> list[str]:
     parts = [_part(part) for part in _check(text)]
     size = sum(number for number, _ in parts)
     if size > LARGEST:
-        raise ConfigError(f"{text!r} has {size} nodes; {LARGEST} are the most")
+        raise ConfigError(f"{shown(text)} has {size} nodes; {LARGEST} are the most")
     names: list[str] = []
     for number, pieces in parts:
         choices = [
@@ -103,12 +107,17 @@ def expand(text: str) -> list[str]:
             for piece in pieces
         ]
         if math.prod(map(len, choices)) != number:
-            raise AssertionError(f"{text!r} is not {number} nodes to ClusterShell")
+            raise AssertionError(f"{shown(text)} is not {number} nodes to ClusterShell")
         names += map("".join, itertools.product(*choices))
     if len(set(names)) != len(names):
         twice = [name for name, number in Counter(names).items() if number > 1]
-        raise ConfigError(f"{text!r} names {some(twice)} more than once")
+        raise ConfigError(f"{shown(text)} names {some(twice)} more than once")
     return names
+
+
+def shown(value: object) -> str:
+    """A value as an error shows it: on one line and not too long."""
+    return one_line(repr(value), 80)
 
 
 def some(names: list[str], most: int = 3) -> str:
