@@ -4,10 +4,17 @@ local function is_asked(text)
   return text ~= nil and find(lower(text), GRES, 1, true) ~= nil
 end
 
+local function to_user(text) slurm.log_user("%s", text) end
+
+-- slurmctld before 23.02 discards what is said to the user about a change, and complains about it.
+local function to_log(text) slurm.log_info("slurm-mig: %s", text) end
+
+local about_a_change = DATA.release >= 2302 and to_user or to_log
+
 -- Ends a request with a sentence. Slurm adds its own, by the code: "Invalid generic resource (gres)
 -- specification".
-local function refuse(sentence)
-  slurm.log_user("%s", sentence)
+local function refuse(sentence, say)
+  say(sentence)
   return slurm.ESLURM_INVALID_GRES or 2072
 end
 
@@ -42,28 +49,28 @@ local function stamped(token, text)
 end
 
 -- What portable items became; not where Slurm will refuse the partition anyway.
-local function tell(notes, scope)
+local function tell(notes, scope, say)
   if scope == everywhere then return end
-  for _, note in ipairs(notes) do slurm.log_user("%s", note) end
+  for _, note in ipairs(notes) do say(note) end
 end
 
 local function submit(job_desc, part_list)
   local sentence = elsewhere(job_desc)
-  if sentence then return refuse(sentence) end
+  if sentence then return refuse(sentence, to_user) end
   local gres, token = job_desc.gres, NONE
   if is_asked(gres) then
     local scope = scope_of(job_desc.partition, part_list)
     local found = answer(gres, scope)
-    if found.fault then return refuse(found.fault) end
+    if found.fault then return refuse(found.fault, to_user) end
     if found.token then
       -- srun before 23.11 asks its own step for what the user typed: a portable request is not in
       -- the job then, and a profile without count is refused. (salloc has no argc there.)
       if found.inexact and DATA.release < 2311 and job_desc.script == nil
         and (job_desc.argc or 0) > 0 then
-        return refuse(found.inexact)
+        return refuse(found.inexact, to_user)
       end
       if found.gres ~= gres then job_desc.tres_per_node = found.gres end
-      tell(found.notes, scope)
+      tell(found.notes, scope, to_user)
       -- The Prolog sends a job that found no room back to the queue. A user's own --no-requeue
       -- stays: it keeps a job from running twice, which may be worse than not running.
       if job_desc.requeue == NO_VAL16 then job_desc.requeue = 1 end
@@ -77,23 +84,23 @@ end
 
 local function modify(job_desc, job_rec, part_list)
   local sentence = elsewhere(job_desc)
-  if sentence then return refuse(sentence) end
+  if sentence then return refuse(sentence, about_a_change) end
   local gres, partition, token = job_desc.gres, job_desc.partition, nil
   if gres ~= nil then
     token = NONE
     if is_asked(gres) then
       local scope = scope_of(partition or job_rec.partition, part_list)
       local found = answer(gres, scope)
-      if found.fault then return refuse(found.fault) end
+      if found.fault then return refuse(found.fault, about_a_change) end
       if found.token then
         if found.gres ~= gres then job_desc.tres_per_node = found.gres end
-        tell(found.notes, scope)
+        tell(found.notes, scope, about_a_change)
         token = found.token
       end
     end
   elseif partition ~= nil and is_asked(job_rec.gres) and token_for(job_rec.gres) then
     local found = answer(job_rec.gres, scope_of(partition, part_list))
-    if found.fault then return refuse(found.fault) end
+    if found.fault then return refuse(found.fault, about_a_change) end
   end
   local field = DATA.field
   if field == "" then return slurm.SUCCESS end
@@ -125,7 +132,7 @@ local function failed(job_desc, job_rec, fault)
     end
   end)
   if done then return slurm.SUCCESS end
-  pcall(slurm.log_user, "%s",
+  pcall(job_rec and about_a_change or to_user,
     "the mig part of this request could not be checked, so it is refused; the reason is in slurmctld's log")
   return slurm.ESLURM_INVALID_GRES or 2072
 end

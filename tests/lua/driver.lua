@@ -6,6 +6,7 @@ local said, logged = {}, {}
 slurm = {
   SUCCESS = 0,
   log_user = function(...) said[#said + 1] = string.format(...) end,
+  log_info = function(...) logged[#logged + 1] = string.format(...) end,
   log_error = function(...) logged[#logged + 1] = string.format(...) end,
 }
 local before = {}
