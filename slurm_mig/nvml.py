@@ -10,15 +10,25 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-import pynvml
+try:
+    import pynvml
+except ImportError:
+    pynvml = None  # Driver says it in words
 
 from slurm_mig.errors import NodeFault
 from slurm_mig.instances import Ci, Gi, Gpu
 from slurm_mig.profiles import CiProfile, Geometry, GiProfile, Placement
 
+# nvml.h's own numbers: another package of pynvml's name need not have the newer constants, and must
+# not keep this from being imported, or nothing could say what is wrong.
+_SUCCESS, _INVALID_ARGUMENT, _NOT_SUPPORTED, _NO_PERMISSION, _NOT_FOUND = 0, 2, 3, 4, 6
+_RESET_REQUIRED, _IN_USE, _INSUFFICIENT_RESOURCES = 16, 19, 23
+#: A call that nvidia-ml-py has, and the deprecated packages called pynvml do not.
+_OURS = "nvmlDeviceCreateGpuInstanceWithPlacement"
+
 # A GPU with MIG, but more GI profiles than this, would need a newer nvml.h: NVML answers
 # INVALID_ARGUMENT from its own COUNT on, so asking beyond pynvml's COUNT is harmless.
-_PROFILE_INDICES = range(max(0x12, pynvml.NVML_GPU_INSTANCE_PROFILE_COUNT) + 8)
+_PROFILE_INDICES = range(max(0x12, getattr(pynvml, "NVML_GPU_INSTANCE_PROFILE_COUNT", 0)) + 8)
 
 
 class DriverError(NodeFault):
@@ -42,17 +52,17 @@ class NotThere(DriverError):
 
 
 _KINDS: dict[int, type[DriverError]] = {
-    pynvml.NVML_ERROR_IN_USE: InUse,
-    pynvml.NVML_ERROR_INSUFFICIENT_RESOURCES: NoSpace,
-    pynvml.NVML_ERROR_NOT_FOUND: NotThere,
+    _IN_USE: InUse,
+    _INSUFFICIENT_RESOURCES: NoSpace,
+    _NOT_FOUND: NotThere,
 }
 
 #: What `set_mig` gives: the mode changed, needs a GPU reset, or needs that nobody uses the GPU.
-ACTIVE = pynvml.NVML_SUCCESS
-RESET_REQUIRED = pynvml.NVML_ERROR_RESET_REQUIRED
-IN_USE = pynvml.NVML_ERROR_IN_USE
+ACTIVE = _SUCCESS
+RESET_REQUIRED = _RESET_REQUIRED
+IN_USE = _IN_USE
 #: `DriverError.code` of what root alone may do.
-NO_PERMISSION = pynvml.NVML_ERROR_NO_PERMISSION
+NO_PERMISSION = _NO_PERMISSION
 
 #: nvml.h, NVML_DEVICE_ARCH_*; as numbers, since an older pynvml has not all of the names.
 _ARCHITECTURES = {
@@ -69,7 +79,7 @@ _ARCHITECTURES = {
 }
 
 #: Answers that mean "this GPU or driver has no such profile", not a fault. NO_PERMISSION is one.
-_ABSENT = (pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_INVALID_ARGUMENT)
+_ABSENT = (_NOT_SUPPORTED, _INVALID_ARGUMENT)
 
 
 def _call(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -103,6 +113,12 @@ class Driver:
 
     def __init__(self, library: str) -> None:
         """Load `library` and initialise it. Raises NodeFault if it cannot be."""
+        if not hasattr(pynvml, _OURS):
+            found = getattr(pynvml, "__file__", None) or "no such module"
+            raise NodeFault(
+                f"Python module pynvml: {found}: not nvidia-ml-py's; uninstall the package pynvml "
+                "and reinstall nvidia-ml-py (slurm-mig doctor says more)"
+            )
         try:
             # pynvml has no other way to be told where the library is.
             pynvml.nvmlLib = ctypes.CDLL(library)
