@@ -193,3 +193,40 @@ def test_at_a_terminal(host, no_color, coloured):
     os.close(leader)
     assert process.wait() == 0
     assert (b"PrologFlags" in said, b"\x1b[32m" in said) == (True, coloured)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (
+            {
+                "pynvml.py": "",
+                "pynvml-11.5.3.dist-info/METADATA": "Name: pynvml\nVersion: 11.5.3\n",
+            },
+            "pynvml.py is in the way of nvidia-ml-py's ",
+        ),
+        ({"pynvml.py": "raise ImportError('not for this machine')\n"}, "pynvml.py is in the way"),
+    ],
+)
+def test_wrong_pynvml(host, tmp_path, files, said):
+    """With another module pynvml in the way everything else is looked at, and that is said."""
+    wrong = tmp_path / "wrong"
+    for name, text in files.items():
+        (wrong / name).parent.mkdir(parents=True, exist_ok=True)
+        (wrong / name).write_text(text)
+    words = ["doctor", "--config", host.config, "--node", "n1", "--role", "node"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "slurm_mig.cli.main", *map(str, words)],
+        env={**os.environ, "PYTHONPATH": str(wrong)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    lines = ended.stdout.splitlines()
+    assert (ended.returncode, ended.stderr) == (3, "")
+    (line,) = (line for line in lines if line.startswith("failure  host     pynvml: "))
+    assert said in line
+    (line,) = (line for line in lines if line.startswith("failure  driver "))
+    assert "Python module pynvml: " in line
+    assert "ok       slurm    PrologFlags=Alloc,DeferBatch: as it should be" in lines

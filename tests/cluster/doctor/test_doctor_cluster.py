@@ -170,6 +170,9 @@ def test_doctor(site, doctor):
     assert "\nPrologFlags=Alloc,DeferBatch\n" in text
     fragment.write_text(text.replace("Flags=Alloc,DeferBatch", "Flags=Alloc,Serial"))
     site.cluster.run("scontrol", "reconfigure")
+    site.cluster.wait_until(
+        lambda: "slurm.prolog-flags" in doctor(*controller)[1], "the flags to be read"
+    )
     status, wrong, _ = doctor(*controller)
     assert (status, wrong) == (
         3,
