@@ -167,3 +167,19 @@ def test_without_a_field(start) -> None:
     bad = lua.modify(PARTITIONS, record, partition="cpu")
     assert (good.code, good.gres, good.job["comment"]) == (0, "gres:mig:3g.20gb:1", "other")
     assert bad.code == REFUSED
+
+
+@pytest.mark.parametrize(
+    ("release", "said", "logged"), [((23, 2), ["{}"], []), ((22, 5), [], ["slurm-mig: {}"])]
+)
+def test_who_is_told(start, release, said, logged) -> None:
+    """Before 23.02 slurmctld discards what is said to a user about a change: it is logged."""
+    lua = start(described(*GROUPS, release=release, token="comment"))  # noqa: S106
+    note = lua.modify(PARTITIONS, RECORD, gres="gres:mig:20gb")
+    refused = lua.modify(PARTITIONS, RECORD, partition="cpu")
+    for answer, text in (
+        (note, "mig:20gb: you get 3g.20gb"),
+        (refused, "mig:1g.5gb:1: no node of partition cpu offers MIG instances"),
+    ):
+        assert list(answer.said) == [line.format(text) for line in said]
+        assert list(answer.logged) == [line.format(text) for line in logged]
