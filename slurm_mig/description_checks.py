@@ -29,16 +29,25 @@ _REFUSED_FLAGS = {
     "Serial": "a Prolog that waits for space would wait for an Epilog that Slurm holds back",
     "RunInJob": "the Prolog could then open only the GPUs of its job, and a mig job has none",
 }
-#: Keys of a NodeName line in slurm.conf(5) of 22.05 to 26.05, but for NodeName and Gres.
+#: Keys of a NodeName line that Slurm's own parser takes (22.05.8, 24.11.5, 26.05.5), but for those
+#: that slurm-mig writes. One that the parser does not know stops every daemon of the cluster.
 NODE_KEYS = frozenset(
     (
-        *("Arch", "BcastAddr", "Boards", "CoreSpecCount", "CoresPerSocket", "CPUs", "CpuBind"),
+        *("BcastAddr", "Boards", "CoreSpecCount", "CoresPerSocket", "CPUs", "CpuBind"),
         *("CpuSpecList", "Feature", "Features", "MemSpecLimit", "NodeAddr", "NodeHostname"),
         *("Parameters", "Port", "Procs", "RealMemory", "Reason", "RestrictedCoresPerGPU"),
         *("Sockets", "SocketsPerBoard", "State", "SuspendTime", "ThreadsPerCore", "TmpDisk"),
         *("Topology", "Weight"),
     )
 )
+#: The last release tried that does not know a key.
+NODE_KEYS_MISSING = {
+    "parameters": Release(24, 11),
+    "restrictedcorespergpu": Release(22, 5),
+    "suspendtime": Release(24, 11),
+    "topology": Release(24, 11),
+}
+_OURS = ("nodename", "gres", "gresconf")
 
 _PATH = re.compile(r"/[A-Za-z0-9._+@/-]*", re.ASCII)
 _CONF_WORD = re.compile(r'([A-Za-z][A-Za-z0-9]*)=("[^"]*"|[^\s"]+)', re.ASCII)
@@ -165,7 +174,7 @@ def conf(value: object) -> str:
     seen: set[str] = set()
     keys = {key.casefold() for key in NODE_KEYS}
     for key, _ in conf_words(line):
-        if key.casefold() in ("nodename", "gres"):
+        if key.casefold() in _OURS:
             raise ConfigError(f"{key}= is written by slurm-mig; leave it out")
         if key.casefold() in seen:
             raise ConfigError(f"has {key}= twice")

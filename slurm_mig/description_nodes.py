@@ -156,6 +156,10 @@ class _Reader:
             for other in sets:
                 if both := sorted(set(other.indices) & set(found.indices)):
                     raise self.source.fault((*path, at), f"GPU {both[0]} is named twice")
+                # slurmd is fatal: "Some gpu GRES in slurm.conf have a type while others do not".
+                if not (found.mig or other.mig) and bool(found.type) != bool(other.type):
+                    message = "Slurm wants a type for all whole GPUs of a node, or for none"
+                    raise self.source.fault((*path, at), message)
             sets.append(found)
         return tuple(sets)
 

@@ -17,6 +17,7 @@ from slurm_mig.errors import ConfigError
 from slurm_mig.hostlist import shown
 from slurm_mig.profiles import TableEntry
 from slurm_mig.settings import Settings, nearest
+from slurm_mig.tomlfile import Path
 from slurm_mig.typeid import type_id
 
 #: The first release whose jobs carry a field `extra` to the Prolog.
@@ -47,6 +48,14 @@ def _options(source: Source) -> dict[tuple[str, str], Any]:
                 place = (section, key)
                 values[place] = source.checked(place, checks_of[place], value)
     return values
+
+
+def _check_conf(source: Source, path: Path, conf: str, release: Release) -> None:
+    """Raise ConfigError for a key of a NodeName line that this release does not know."""
+    for key, _ in checks.conf_words(conf):
+        missing = checks.NODE_KEYS_MISSING.get(key.casefold())
+        if missing and release <= missing:
+            raise source.fault(path, f"Slurm {release} has no {key}= for nodes; leave it out")
 
 
 def _token(source: Source, release: Release, value: str) -> str:
@@ -204,6 +213,8 @@ def parse(
     models = Models(entries)
     layouts = Layouts(source, models, ("layout",), source.document.get("layout", {}))
     found, owner = groups(source, models, layouts, elastic=elastic)
+    for group in found:
+        _check_conf(source, ("nodes", group.name, "conf"), group.conf, release)
     if not any(group.mig for group in found):
         raise source.fault(("nodes",), "no group has a GPU in MIG mode; there is nothing to render")
     _check_ids(source, found, elastic)
@@ -214,6 +225,7 @@ def parse(
             f"{anchor!r} is a node of [nodes.{owner[anchor]}]; the anchor must not exist",
         )
     conf = values["elastic", "anchor_conf"]
+    _check_conf(source, ("elastic", "anchor_conf"), conf or "", release)
     return Description(
         site=site,
         groups=found,

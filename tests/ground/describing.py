@@ -39,7 +39,7 @@ layout = "halves"
 gpus = [ { model = "H100-SXM5-80GB", index = "0-2" },
          { model = "NVIDIA A30", index = "3" },
          { model = "H100-SXM5-80GB", index = "4-6", mig = false, type = "h100" },
-         { model = "H100-SXM5-80GB", index = "9", mig = false } ]
+         { model = "H100-SXM5-80GB", index = "9", mig = false, type = "h100" } ]
 [nodes.cards]
 hosts = "r[1-2]n[1-2]"
 layout = { "A30-24GB" = "small" }

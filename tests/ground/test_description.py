@@ -59,7 +59,7 @@ def test_everything_is_read() -> None:
         ("H100-SXM5-80GB", (0, 1, 2), True, ""),
         ("A30-24GB", (3,), True, ""),
         ("H100-SXM5-80GB", (4, 5, 6), False, "h100"),
-        ("H100-SXM5-80GB", (9,), False, ""),
+        ("H100-SXM5-80GB", (9,), False, "h100"),
     ]
     assert (mixed.mig, mixed.whole) == (mixed.gpus[:2], mixed.gpus[2:])
     assert mixed.layout == {"H100-SXM5-80GB": "halves", "A30-24GB": "halves"}
@@ -240,6 +240,17 @@ def test_layout_that_every_group_replaces_is_no_error() -> None:
     """A cluster-wide layout of a model may be overridden by all groups that have it."""
     text = HEAD + '"A100-SXM4-40GB" = "small"\n' + NODES + 'layout = "whole"\n'
     assert read(text).groups[0].promises == {"7g.40gb": 8}
+
+
+def test_keys_of_conf_by_release() -> None:
+    """A key that came later than the oldest Slurm is taken from the release that has it."""
+    text = HEAD + NODES + 'conf = "RestrictedCoresPerGPU=1"\n'
+    assert read(text).groups[0].conf == "RestrictedCoresPerGPU=1"
+    assert refused(text.replace("24.11", "22.05")) == (
+        "c.toml:8: [nodes.a] conf: Slurm 22.05 has no RestrictedCoresPerGPU= for nodes; "
+        "leave it out"
+    )
+    assert read(text.replace("RestrictedCoresPerGPU", "Topology"), Release(26, 5)).groups
 
 
 @pytest.mark.parametrize("name", sorted(NAMED))

@@ -7,6 +7,16 @@ G = "c.toml:6: [nodes.a] hosts: "
 P = "c.toml:7: [nodes.a] gpus: "
 C = "c.toml:8: [nodes.a] conf: "
 L = "c.toml:8: [nodes.a] layout: "
+TYPED = (
+    '[{ model = "A30", index = "0", mig = false, type = "a" }, '
+    '{ model = "A30", index = "1", mig = false }]'
+)
+ARCH = (
+    "slurm.conf has no Arch= for nodes; known: BcastAddr, Boards, CPUs, CoreSpecCount, "
+    "CoresPerSocket, CpuBind, CpuSpecList, Feature, Features, MemSpecLimit, NodeAddr, "
+    "NodeHostname, Parameters, Port, Procs, RealMemory, Reason, RestrictedCoresPerGPU, Sockets, "
+    "SocketsPerBoard, State, SuspendTime, ThreadsPerCore, TmpDisk, Topology, Weight"
+)
 ONE = '{ model = "H100-SXM5-80GB", index = "0-3" }'
 WORDS = "must be KEY=VALUE words with blanks between them, such as CPUs=64 RealMemory=512000"
 TABLE = 'a table such as { model = "H100-SXM5-80GB", index = "0-3" }'
@@ -42,6 +52,10 @@ COUNTS = 'a table of counts such as { "3g.20gb" = 1, "1g.5gb" = 3 }'
         ('[{ model = "A30", index = "0-3,2" }]', "index 2 is named twice"),
         ('[{ model = "A30", index = "60-64" }]', "index 64: the last one is 63"),
         (f'[{ONE}, {{ model = "A30", index = "3-4" }}]', "GPU 3 is named twice"),
+        (
+            TYPED,
+            "Slurm wants a type for all whole GPUs of a node, or for none",
+        ),
         ('[{ model = "A30", index = "0", mig = 0 }]', "mig must be true or false, not 0"),
         (
             '[{ model = "A30", index = "0", type = "a30" }]',
@@ -142,6 +156,9 @@ def test_too_many_nodes_in_all() -> None:
         ("'Reason=\"a b'", "'Reason=\"a b' has a quote that is not closed"),
         ('"nodename=x"', "nodename= is written by slurm-mig; leave it out"),
         ('"CPUs=1 GRES=gpu:1"', "GRES= is written by slurm-mig; leave it out"),
+        ('"GresConf=/x"', "GresConf= is written by slurm-mig; leave it out"),
+        ('"topology=a:b"', "Slurm 24.11 has no topology= for nodes; leave it out"),
+        ('"Arch=x86_64"', ARCH),
         ('"CPUs=1 cpus=2"', "has cpus= twice"),
         ('"RealMemmory=1"', "slurm.conf has no RealMemmory= for nodes; did you mean 'RealMemory'?"),
     ],
