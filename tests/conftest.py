@@ -123,7 +123,28 @@ def pytest_testnodedown(node: Any) -> None:
     left += getattr(node, "workeroutput", {}).get("left", [])
 
 
+def _tried(reports: list[Any]) -> dict[str, dict[str, Any]]:
+    """What the tests of the guarantees tried, by topic; the fixture `figures` notes it."""
+    totals: dict[str, dict[str, Any]] = {}
+    for report in reports:
+        for name, value in getattr(report, "user_properties", ()):
+            if name == "guarantees":
+                topic, numbers = value
+                total = totals.setdefault(topic, {})
+                for key, number in numbers.items():
+                    total[key] = total[key] + number if key in total else number
+    return totals
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what is left."""
+    """Say what was tried of the guarantees, and what is left."""
+    stats = terminalreporter.stats
+    reports = [report for name in ("passed", "failed") for report in stats.get(name, [])]
+    for topic, numbers in sorted(_tried(reports).items()):
+        words = (
+            f"{key}={','.join(map(str, n)) if isinstance(n, list) else n}"
+            for key, n in numbers.items()
+        )
+        terminalreporter.write_line(f"guarantees: {topic}: {' '.join(words)}")
     for line in terminalreporter.config.stash.get(_left, []):
         terminalreporter.write_line(f"left behind: {line}", red=True)

@@ -143,3 +143,30 @@ def refusal(action: Callable[[], Any]) -> str:
     except NodeFault as error:
         return str(error)
     raise AssertionError("nothing was raised")
+
+
+def make_site(base: Path, *gpus: str, layout: Any = None, **options: Any) -> Site:
+    """A node `n1`: `make_site(tmp_path, "A100-SXM4-40GB:2", epilog={"budget": 1})`.
+
+    Keywords named like a section are its keys; the others go to Simulation.create.
+    """
+    names = ("driver", "gpus", "state", "slurm", "lock", "prolog", "epilog", "isolation")
+    sections = {name: options.pop(name) for name in names if name in options}
+    if not can_make_nodes(base):
+        sections.setdefault("isolation", {"devices": "none"})
+    sections.setdefault("prolog", {}).setdefault("wait", 0)
+    other = None
+    if any(gpu.startswith("T4") for gpu in gpus):  # in no table of MIG GPUs, so in no layout
+        other = Simulation.create(base / "sim", gpus, **options)
+        sections["driver"] = {"library": str(other.library), "root": str(other.root)}
+        gpus = ()
+    node = RehearsalNode.create(
+        base / "n1",
+        "n1",
+        gpus or ["A100-SXM4-40GB"],
+        scontrol="/nonexistent/scontrol",
+        layout_spec=layout,
+        settings=sections,
+        **options,
+    )
+    return Site(node, other)

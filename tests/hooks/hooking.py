@@ -213,3 +213,28 @@ def can_make_nodes(folder: Path) -> bool:
         return False
     (folder / "node").unlink()
     return True
+
+
+def make_hooks(base: Path, *gpus: str, layout: Any = None, **options: Any) -> Hooks:
+    """A node `n1`: `make_hooks(tmp_path, "A100-SXM4-40GB:2", slurm={"request": "token"})`.
+
+    Keywords named like a section are its keys; the others go to Simulation.create.
+    """
+    sections = {
+        name: dict(options.pop(name, {}))
+        for name in ("driver", "state", "slurm", "lock", "prolog", "epilog", "isolation")
+    }
+    if not can_make_nodes(base):
+        sections["isolation"].setdefault("devices", "none")
+    sections["prolog"].setdefault("wait", 0)
+    folder = base / "slurm"
+    node = RehearsalNode.create(
+        base / "n1",
+        "n1",
+        gpus or ["A100-SXM4-40GB"],
+        scontrol=Hooks.write_scontrol(folder),
+        layout_spec=layout,
+        settings={name: keys for name, keys in sections.items() if keys},
+        **options,
+    )
+    return Hooks(node, folder)
