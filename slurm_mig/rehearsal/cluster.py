@@ -74,6 +74,7 @@ class Cluster(ClusterUse):
     jobs need when `install` is a chroot folder. `replace`: {path: folder or file that is mounted
     over it}, seen by daemons, hooks and jobs only. `constrain_devices`: jobs may open only those of
     the devices of gres.conf that they have, by cgroups of version 1 (ClusterError without).
+    `daemon_env`: variables for the daemons, besides what `environment` says.
 
     `rendered` makes it a rendered cluster: called with what the NodeName line of each node has to
     say of where it is ({"n1": "NodeHostname=localhost NodeAddr=127.0.0.1 Port=20001"}), it returns
@@ -94,6 +95,7 @@ class Cluster(ClusterUse):
         also_mount: Sequence[Path] = (),
         replace: Mapping[str, Path] | None = None,
         constrain_devices: bool = False,
+        daemon_env: Mapping[str, str] | None = None,
         rendered: Callable[[Mapping[str, str]], Mapping[str, str]] | None = None,
     ) -> None:
         super().__init__()
@@ -108,6 +110,7 @@ class Cluster(ClusterUse):
         self.replace = dict(replace or {})
         self.rendered = rendered
         self.constrain_devices = constrain_devices
+        self.daemon_env = dict(daemon_env or {})
         self.release = self.install.release
         self.startup_seconds: float | None = None
         self._remove = False
@@ -335,7 +338,7 @@ class Cluster(ClusterUse):
             {
                 "start": name,
                 "argv": [*self.install.inside, self.install.program(program), *arguments],
-                "env": self.environment(),
+                "env": {**self.environment(), **self.daemon_env},
                 "log": str(self.folder / "log" / f"{name}.out"),
             }
         )
