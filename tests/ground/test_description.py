@@ -81,6 +81,10 @@ def test_defaults() -> None:
     assert found.program == "/opt/slurm-mig/bin/slurm-mig"
     assert (found.node, found.settings) == ({}, settings.parse([]))
     assert found.groups[0].conf == ""
+    assert found.site.accounting
+    assert not read(
+        HEAD.replace("[layout]", "accounting = false\n[layout]") + NODES
+    ).site.accounting
 
 
 def test_node_finds_its_layout_by_the_name_that_nvml_gives() -> None:

@@ -73,6 +73,14 @@ S = "c.toml:1: [slurm] "
             ),
         ),
         (
+            'slurm.accounting = false\nslurm.accounting_tres = ["gres/gpu"]\n',
+            (
+                "c.toml:2: [slurm] accounting_tres: slurmctld takes none without a slurmdbd; "
+                "leave it out, or say accounting = true"
+            ),
+        ),
+        ("slurm.accounting = 1\n", S + "accounting: must be true or false, not 1"),
+        (
             'slurm.prolog_flags = ["Aloc"]\n',
             S + "prolog_flags: unknown flag 'Aloc'; did you mean 'Alloc'?",
         ),
