@@ -91,6 +91,16 @@ def _hosts(text: str) -> Sequence[str]:
         return ()
 
 
+def gpu_files(path: Path, node: str) -> frozenset[str]:
+    """The files of a node's whole GPUs, `Name=gpu File=…`, in a gres.conf. Raises OSError."""
+    found: set[str] = set()
+    for line in _lines(path):
+        named = "nodename" not in line or node in _hosts(line["nodename"])
+        if named and line.get("name", "").lower() == "gpu":
+            found.update(_hosts(line.get("file", "")))
+    return frozenset(found)
+
+
 def autodetect(path: Path, node: str) -> str:
     """How the GPUs of a node are found according to a gres.conf: "nvml", "off", "" if not said.
 

@@ -91,6 +91,7 @@ def _files(context: Context) -> Iterator[Finding]:
         difference = compare(file, context.root)
         if difference is None:
             seen.append(str(path))
+            yield from _enabled(path, file)
             continue
         text = "" if difference.missing else path.read_text(errors="replace")
         if file.name.endswith("job_submit.lua") and "slurm_mig" in text and MARK not in text:
@@ -117,11 +118,23 @@ def _files(context: Context) -> Iterator[Finding]:
                 str(path),
                 "not there" if difference.missing else "not what cluster.toml gives now",
                 _why(file.what),
-                f"{made} && install -D -m 0644 {_OUT}/{file.name} {path}",
+                f"{made} && install -D -m 0644 {_OUT}/{file.name} {path}"
+                + (" && systemctl daemon-reload" if file.what == "systemd" else ""),
             )
     yield from _included(context, description)
     if seen:
         yield ok("rendered files", f"current: {', '.join(seen)}")
+
+
+def _enabled(path: Path, file: RenderedFile) -> Iterator[Finding]:
+    """Whether a unit that a target should start is known to it."""
+    wanted = re.search(r"^WantedBy=(\S+)$", file.text, re.MULTILINE)
+    if file.what != "systemd" or wanted is None:
+        return
+    if not (path.parent / f"{wanted[1]}.wants" / path.name).is_symlink():
+        yield warning(
+            str(path), "not enabled", _why(file.what), f"systemctl enable --now {path.name}"
+        )
 
 
 def _why(what: str) -> str:
@@ -153,10 +166,15 @@ def _included(context: Context, description: Description) -> Iterator[Finding]:
         )
 
 
+def _has_lua(context: Context) -> bool:
+    words = context.slurm.config.words("JobSubmitPlugins")
+    return any(word.rpartition("/")[2] == "lua" for word in words)
+
+
 def _plugin(context: Context) -> Iterator[Finding]:
     words = context.slurm.config.words("JobSubmitPlugins")
     said = ",".join(words) or "(none)"
-    if "lua" in words:
+    if _has_lua(context):
         yield ok("JobSubmitPlugins", said)
     elif context.description is not None:
         yield failure(
@@ -180,8 +198,7 @@ def _token(context: Context) -> Iterator[Finding]:
         return
     description = context.description
     stamped = description.token if description is not None else "?"
-    lua = "lua" in context.slurm.config.words("JobSubmitPlugins")
-    if not lua or not stamped:
+    if not _has_lua(context) or not stamped:
         yield failure(
             "[slurm] request",
             'is "token", but nothing stamps the token',

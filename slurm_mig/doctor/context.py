@@ -21,7 +21,7 @@ from slurm_mig.slurm import ScontrolClient
 from slurm_mig.slurm_config import SlurmConfig
 
 #: Doctor waits no longer than this for slurmctld, whatever [slurm] timeout lets a Prolog wait.
-SLURM_SECONDS = 10.0
+SLURM_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,8 @@ def _mode(context: Context) -> Iterator[Finding]:
                     "every MIG job drains the node",
                     f"take {gpu.minor} out of [gpus] mig in {context.config_path}",
                 )
+            else:
+                yield ok(name(gpu), "stays whole: it cannot do MIG")
             continue
         changed = False
         for finding in _mode_of(gpu, wanted, minors is not None, some_on, _family(context, gpu)):
@@ -182,7 +184,7 @@ def _mode_of(
     elif wanted and not listed and some_on:
         yield warning(
             what,
-            "MIG mode off, and on on other GPUs",
+            "MIG mode off, while other GPUs have it on",
             'with [gpus] mig = "all" it is passed over and promises nothing',
             f"{_SETUP}; or name the others in [gpus] mig, if it is to stay whole",
         )

@@ -38,6 +38,7 @@ _HOLDERS = {
     "nv-hostengine": ("DCGM", "systemctl disable --now nvidia-dcgm"),
     "dcgm-exporter": ("DCGM's exporter", "systemctl disable --now dcgm-exporter"),
     "nvidia-device-p": ("NVIDIA's Kubernetes device plugin", "keep this node out of Kubernetes"),
+    "gpu-kubelet-plu": ("NVIDIA's Kubernetes DRA driver", "keep this node out of Kubernetes"),
     "gpu-feature-dis": ("GPU feature discovery", "keep this node out of Kubernetes"),
     "nvidia-mig-mana": ("NVIDIA's MIG manager", "systemctl disable --now nvidia-mig-manager"),
 }

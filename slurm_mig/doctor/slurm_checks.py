@@ -232,6 +232,24 @@ def _autodetect(context: Context) -> Iterator[Finding]:
         yield ok(f"{path}", f"AutoDetect={how}" if how else "no AutoDetect")
 
 
+def _whole(context: Context) -> Iterator[Finding]:
+    """No GPU is both: with its File= in gres.conf it is denied to every job but those of gpu."""
+    path = gres_conf(context)
+    if path is None:
+        return  # said by the check of AutoDetect
+    files = slurm_config.gpu_files(path, context.node)
+    minors = context.settings.mig_minors
+    for gpu in context.gpus:
+        device = f"/dev/nvidia{gpu.minor}"
+        if gpu.mig and chosen.named(gpu, minors) and device in files:
+            yield failure(
+                str(path),
+                f"offers {device} as a whole GPU (Name=gpu File=), and it is partitioned",
+                "jobs with an instance may not open it, and jobs of gpu get one without memory",
+                f"take it out of File= there, or out of [gpus] mig in {context.config_path}",
+            )
+
+
 def _counts(gres: str) -> Counter[str]:
     """The types of mig in a node's Gres, with counts: `mig:3g.20gb:2(S:0),gpu:4`."""
     found: Counter[str] = Counter()
@@ -288,5 +306,6 @@ CHECKS = (
     Check("slurm.gres-types", "GresTypes", ANYWHERE, (SLURM,), _types),
     Check("slurm.scheduler", "SchedulerParameters", ANYWHERE, (SLURM, CLUSTER), _scheduler),
     Check("slurm.autodetect", "AutoDetect", ANYWHERE, (SLURM,), _autodetect),
+    Check("slurm.whole-gpus", "whole GPUs", ON_NODE, (CONFIG, DRIVER, SLURM), _whole),
     Check("slurm.promises", "counts", ON_NODE, (CONFIG, DRIVER, SLURM, CLUSTER), _promises),
 )

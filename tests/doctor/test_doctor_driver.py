@@ -123,7 +123,8 @@ def test_mode_off_on_some(make):
     assert host.found("driver.mode") == [
         "ok GPU 0 (/dev/nvidia0, A100-SXM4-40GB): MIG mode on",
         (
-            "warning GPU 1 (/dev/nvidia1, A100-SXM4-40GB): MIG mode off, and on on other GPUs: "
+            "warning GPU 1 (/dev/nvidia1, A100-SXM4-40GB): MIG mode off, while other GPUs have it "
+            "on: "
             'with [gpus] mig = "all" it is passed over and promises nothing; mend: slurm-mig '
             "node-setup; or name the others in [gpus] mig, if it is to stay whole"
         ),

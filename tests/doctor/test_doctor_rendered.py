@@ -1,5 +1,7 @@
 """The cluster's description: rendered files installed and current, this host as described."""
 
+from pathlib import Path
+
 import pytest
 
 from slurm_mig import clusterfile, render
@@ -24,6 +26,9 @@ conf = "CPUs=64"
 WITHOUT_COUNTS = "Slurm's counts are not the nodes' promises"
 
 
+TIMER = "etc/systemd/system/slurm-mig-reconcile.timer"
+
+
 @pytest.fixture
 def described(host):
     """The host of `host`, with a description and all that it gives installed."""
@@ -33,6 +38,10 @@ def described(host):
         path = host.folder / file.install.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(file.text)
+    timer = host.folder / TIMER
+    timers = timer.parent / "timers.target.wants"
+    timers.mkdir()
+    (timers / timer.name).symlink_to(timer)
     (host.folder / "etc/slurm/slurm.conf").write_text(
         "ClusterName=x\n  include  slurm-mig.conf # ours\n"
     )
@@ -123,6 +132,25 @@ def test_stale(described):
     assert lines[-1] == "ok rendered files: current: ~/etc/slurm/job_submit.lua"
 
 
+def test_timer_is_not_enabled(described):
+    """A timer that no target starts does nothing."""
+    (described.folder / f"etc/systemd/system/timers.target.wants/{Path(TIMER).name}").unlink()
+    assert described.found("cluster.files")[0] == (
+        f"warning ~/{TIMER}: not enabled: what a reboot or a crash leaves is not mended; mend: "
+        "systemctl enable --now slurm-mig-reconcile.timer"
+    )
+
+
+def test_unit_is_missing(described):
+    """A unit that is not there is installed, and systemd told."""
+    (described.folder / TIMER).unlink()
+    assert described.found("cluster.files")[0] == (
+        f"failure ~/{TIMER}: not there: what a reboot or a crash leaves is not mended; "
+        + made("systemd/slurm-mig-reconcile.timer", f"~/{TIMER}")
+        + " && systemctl daemon-reload"
+    )
+
+
 def test_gres_conf_of_the_site(described):
     """A file that we did not make is not overwritten by our advice."""
     (described.folder / "etc/slurm/gres.conf").write_text("Name=gpu File=/dev/nvidia0\n")
@@ -183,6 +211,8 @@ def test_release(described):
 def test_plugin(described):
     """What the description counts on must be switched on."""
     assert described.found("cluster.plugin", role="controller") == ["ok JobSubmitPlugins: lua"]
+    described.configured(JobSubmitPlugins="require_timelimit,job_submit/lua")
+    assert described.found("cluster.plugin", role="controller")[0].startswith("ok ")
     described.configured(JobSubmitPlugins="require_timelimit")
     assert described.found("cluster.plugin", role="controller") == [
         (

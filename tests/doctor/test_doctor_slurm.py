@@ -296,6 +296,25 @@ def test_autodetect_on_a_controller(host):
     assert line.startswith("failure ~/etc/gres.conf: AutoDetect=nvml, at least for some nodes: ")
 
 
+def test_whole_gpus(make):
+    """A GPU that is partitioned must not be in gres.conf as a whole one; others may."""
+    host = make("A100-SXM4-40GB:4", settings={"gpus": {"mig": "0,2-3"}, "slurm": {"timeout": 0.3}})
+    conf = host.folder / "etc/gres.conf"
+    conf.write_text(
+        "NodeName=n1 Name=gpu Type=a100 File=/dev/nvidia1\nNodeName=n2 Name=gpu File=/dev/nvidia0\n"
+    )
+    assert host.found("slurm.whole-gpus") == []
+    conf.write_text("Name=gpu File=/dev/nvidia[1-2]\n")
+    assert host.found("slurm.whole-gpus") == [
+        (
+            "failure ~/etc/gres.conf: offers /dev/nvidia2 as a whole GPU (Name=gpu File=), and it "
+            "is partitioned: jobs with an instance may not open it, and jobs of gpu get one "
+            "without memory; mend: take it out of File= there, or out of [gpus] mig in "
+            "~/n1/config.toml"
+        )
+    ]
+
+
 def test_gres_conf_that_was_sent(host):
     """Without a slurm.conf here, the gres.conf that slurmd keeps counts."""
     (host.folder / "etc/gres.conf").unlink()
