@@ -30,32 +30,49 @@ def _counts(group: Group, *, elastic: bool) -> dict[str, int]:
     return {name: counts[name] for name in sorted(counts, key=_size) if counts[name] > 0}
 
 
+def _room(group: Group, counts: Mapping[str, int]) -> dict[str, Any]:
+    """What bounds a mixture of profiles on one node: `room` there is and what each `needs`.
+
+    Both in memory and compute slices. A node with several models has none: there a profile's name
+    does not say which of them it is for.
+    """
+    if len({gpus.entry.key for gpus in group.mig}) > 1:
+        return {}
+    geometry = group.mig[0].entry.geometry
+    number = sum(len(gpus.indices) for gpus in group.mig)
+    most = max(profile.slices for profile in geometry.profiles)
+    needs = {p.name: [p.size, p.slices] for p in geometry.profiles if p.name in counts}
+    return {"room": [number * geometry.memory_slices, number * most], "needs": needs}
+
+
 def data(description: Description) -> dict[str, Any]:
     """The tables of the Lua module, made of dicts, lists, strings and numbers.
 
     `field`: the job field that is stamped ("extra", "comment" or ""); `release`: year * 100 +
     month; `models`: {key: its profiles by size}; `kinds`: nodes that offer the same, each with
     `hosts` (a Slurm hostlist), `models` (keys) and `counts` ({profile: most that a job may ask}).
+    All counts of a static cluster can be had at once; where they cannot, with elastic mode, a kind
+    also has `room` and `needs` (`_room`).
     """
-    kinds: dict[tuple[tuple[str, ...], tuple[tuple[str, int], ...]], list[str]] = {}
+    kinds: dict[str, dict[str, Any]] = {}
     models: dict[str, list[str]] = {}
     for group in description.groups:
         counts = _counts(group, elastic=description.elastic)
         if not counts:
             continue
-        keys = tuple(sorted({gpus.entry.key for gpus in group.mig}))
         for gpus in group.mig:
             models[gpus.entry.key] = _profiles(gpus.entry.geometry)
-        kinds.setdefault((keys, tuple(counts.items())), []).append(group.hosts)
+        kind = {"models": sorted({gpus.entry.key for gpus in group.mig}), "counts": counts}
+        if description.elastic:
+            kind |= _room(group, counts)
+        alike = kinds.setdefault(literal(kind), {"hosts": "", **kind})
+        alike["hosts"] += ("," if alike["hosts"] else "") + group.hosts
     release = description.site.release
     return {
         "release": release.year * 100 + release.month,
         "field": description.token,
         "models": {key: models[key] for key in sorted(models)},
-        "kinds": [
-            {"hosts": ",".join(hosts), "models": list(keys), "counts": dict(counts)}
-            for (keys, counts), hosts in kinds.items()
-        ],
+        "kinds": list(kinds.values()),
     }
 
 

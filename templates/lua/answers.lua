@@ -12,7 +12,8 @@ local function why_not_name(scope, one, total)
     return one.said .. " is not offered by any node of " .. scope.label .. "; "
       .. offers(scope, near) .. (near and "; did you mean " .. near .. "?" or "")
   elseif total > most then
-    return one.said .. ": no node of " .. scope.label .. " has more than " .. most .. " of " .. one.name
+    return one.said .. ": no node of " .. scope.label .. " has more than " .. most .. " of "
+      .. one.name
   end
   return nil
 end

@@ -123,17 +123,16 @@ local function failed(job_desc, job_rec, fault)
   pcall(slurm.log_error, "slurm-mig: %s", tostring(fault))
   local done = pcall(function()
     local field = DATA.field
-    if is_asked(job_desc.gres) or is_asked(job_desc.tres_per_job) or is_asked(job_desc.tres_per_task)
-      or is_asked(job_desc.tres_per_socket) or (job_rec and is_asked(job_rec.gres)) then
-      error("asked")
-    end
+    for _, name in ipairs(ELSEWHERE) do assert(not is_asked(job_desc[name])) end
+    assert(not is_asked(job_desc.gres) and not (job_rec and is_asked(job_rec.gres)))
     if field ~= "" and (job_rec == nil or job_desc[field] ~= nil) then
       job_desc[field] = NONE .. (job_desc[field] or "")
     end
   end)
   if done then return slurm.SUCCESS end
   pcall(job_rec and about_a_change or to_user,
-    "the mig part of this request could not be checked, so it is refused; the reason is in slurmctld's log")
+    "the mig part of this request could not be checked, so it is refused; "
+      .. "the reason is in slurmctld's log")
   return slurm.ESLURM_INVALID_GRES or 2072
 end
 

@@ -10,7 +10,9 @@ local function each_host(list, visit)
       local low, high = match(range, "^(%d+)%-(%d+)$")
       if low then
         local padded = "%0" .. #low .. "d"
-        for number = tonumber(low), tonumber(high) do expand(left .. format(padded, number), right) end
+        for number = tonumber(low), tonumber(high) do
+          expand(left .. format(padded, number), right)
+        end
       else
         expand(left .. range, right)
       end

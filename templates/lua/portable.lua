@@ -63,6 +63,9 @@ end
 -- The name of the profile for each portable item, by the rule above; nil if no kind of node of the
 -- scope can hold the job.
 local function translate(scope, portable, explicit)
+  for name, count in pairs(explicit) do
+    if count > (scope.most[name] or 0) then return nil end
+  end
   local best, least
   for _, kind in ipairs(scope.kinds) do
     local names, order = names_on(kind, portable, explicit)

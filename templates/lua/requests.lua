@@ -1,7 +1,7 @@
 -- Requests ------------------------------------------------------------------------------------
 
--- One item of a GRES list, if it is ours: {said, prefix, name or gb or g, count, exact}, where exact
--- is whether it names both profile and count; or with a `fault`, which is a sentence behind `said`,
+-- One item of a GRES list, if it is ours: {said, prefix, name or gb or g, count, exact}; exact is
+-- whether it names both profile and count. Or with a `fault`, which is a sentence behind `said`,
 -- and `offers` if that should be followed by what there is.
 -- Liberal in what it takes to be ours, since what it does not know Slurm may: any mix of prefixes,
 -- blanks and capitals, and a count behind `=`, which Slurm takes since 23.11.
@@ -82,10 +82,19 @@ local function token_for(gres)
   return token_of(counts)
 end
 
+-- Whether a job may ask one node of this kind for {profile: count}. With elastic mode the counts
+-- exclude each other: there must be slices enough, which is not all that it takes, but what remains
+-- is a matter of places, and the planner's.
 local function fits(kind, counts)
+  local room, used_memory, used_compute = kind.room, 0, 0
   for name, count in pairs(counts) do
     if count > (kind.counts[name] or 0) then return false end
+    if room then
+      local needs = kind.needs[name]
+      used_memory = used_memory + count * needs[1]
+      used_compute = used_compute + count * needs[2]
+    end
   end
-  return true
+  return not room or (used_memory <= room[1] and used_compute <= room[2])
 end
 

@@ -2,8 +2,10 @@
 
 -- A user's text in a sentence: one line, short, nothing that a terminal would obey.
 local function show(text)
-  local more = #text > 64 and "..." or ""
-  return (gsub(sub(text, 1, 64), "[^ -~]", function(c) return format("\\x%02x", byte(c)) end)) .. more
+  local shown = gsub(sub(text, 1, 64), "[^ -~]", function(c)
+    return format("\\x%02x", byte(c))
+  end)
+  return #text > 64 and shown .. "..." or shown
 end
 
 -- Strings by their bytes, as Python sorts them; `<` would follow the locale.
@@ -19,7 +21,7 @@ local function counted(name, count)
   return count > 1 and name .. " x" .. count or name
 end
 
--- What is remembered: {at = {key: value}}, emptied when it has grown to KEPT, since users make keys.
+-- What is remembered: {at = {key: value}}, emptied at KEPT entries, since users make the keys.
 local function memory()
   return {at = {}, size = 0}
 end
@@ -31,7 +33,9 @@ end
 
 -- Profiles ------------------------------------------------------------------------------------
 
-local ATTRIBUTES = {[""] = true, ["+me"] = true, ["+gfx"] = true, ["-me"] = true, ["+me.all"] = true}
+local ATTRIBUTES = {
+  [""] = true, ["+me"] = true, ["+gfx"] = true, ["-me"] = true, ["+me.all"] = true,
+}
 
 -- {slices, gb, attribute} of a profile's name; nil if it is none.
 local function profile(name)

@@ -31,7 +31,8 @@ local function record(fields, release, broken)
     __newindex = function(_, name, value)
       if name == "gres" then
         name = "tres_per_node"
-        value = value:gsub("[^,]+", function(item) return (release >= 2311 and "gres/" or "gres:") .. item end)
+        local prefix = release >= 2311 and "gres/" or "gres:"
+        value = value:gsub("[^,]+", function(item) return prefix .. item end)
       end
       -- Slurm takes an empty string for none.
       fields[name] = value ~= "" and value or nil

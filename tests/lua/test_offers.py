@@ -144,7 +144,13 @@ def test_data_of_an_elastic_cluster() -> None:
     found = data(described(one, elastic=True, release=(25, 5), token=""))
     assert (found["release"], found["field"]) == (2505, "")
     assert found["kinds"] == [
-        {"hosts": "a1", "models": ["A100-SXM4-40GB"], "counts": {"3g.20gb": 2, "7g.40gb": 1}}
+        {
+            "hosts": "a1",
+            "models": ["A100-SXM4-40GB"],
+            "counts": {"3g.20gb": 2, "7g.40gb": 1},
+            "room": [8, 7],
+            "needs": {"3g.20gb": [4, 3], "7g.40gb": [8, 7]},
+        }
     ]
 
 

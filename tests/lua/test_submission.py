@@ -261,6 +261,27 @@ def test_elastic(start) -> None:
     assert lua.submit(PARTITIONS, gres="gres/mig:7g").gres == "gres/mig:7g.40gb:1"
 
 
+@pytest.mark.parametrize(
+    ("asked", "fits"),
+    [
+        ("mig:7g.40gb,mig:3g.20gb:2", True),
+        # One GPU for each: no memory slice is left.
+        ("mig:7g.40gb,mig:3g.20gb:2,mig:1g.5gb", False),
+        ("mig:7g.40gb,mig:20gb:3", False),
+        # 3 + 4 x 1 of 7 compute slices on one, 7 on the other; one more is too many.
+        ("mig:7g.40gb,mig:3g.20gb,mig:1g.5gb:4", True),
+        ("mig:7g.40gb,mig:1g.5gb:8", False),
+    ],
+)
+def test_elastic_mixtures(start, asked, fits) -> None:
+    """What a node could make of each type it cannot make at once: slices must be enough for all."""
+    maxima = {"1g.5gb": 14, "3g.20gb": 4, "7g.40gb": 2}
+    one = group("e", "gpu[01-16]", 16, {}, A100, A100, maxima=maxima)
+    answer = start(described(one, elastic=True)).submit(PARTITIONS, gres=prefixed(asked, "gres/"))
+    assert (answer.code == 0) is fits
+    assert fits or "no node of partition gpu has all of these at once" in answer.said[0]
+
+
 def test_a_node_with_two_models(start) -> None:
     """A node with two models offers the profiles of both; a portable request gets the nearer."""
     two = group("two", "gpu[01-16]", 16, {"1g.5gb": 7, "1g.10gb": 7, "7g.80gb": 1}, A100, H100)
