@@ -9,7 +9,7 @@ from importlib import metadata
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from slurm_mig import table
+from slurm_mig import chosen, table
 from slurm_mig.doctor.context import Context
 from slurm_mig.doctor.finding import (
     ANYWHERE,
@@ -24,6 +24,7 @@ from slurm_mig.doctor.finding import (
 )
 from slurm_mig.doctor.owners import mode, weakest
 from slurm_mig.errors import ConfigError, NodeFault
+from slurm_mig.layouts import layout
 from slurm_mig.profiles import model_name
 
 #: NVIDIA's MIG guide wants "NVIDIA Container Toolkit (nvidia-docker2): v2.5.0 or later". That is
@@ -77,10 +78,10 @@ def _file(context: Context) -> Iterator[Finding]:
 
 
 def _layout(context: Context) -> Iterator[Finding]:
-    layout = context.settings.layout
+    layouts = context.settings.layout
     here = sorted({gpu.model for gpu in context.gpus})
     known = {model_name(name) for entry in table.entries() for name in entry.nvml_names}
-    for key in layout:
+    for key in layouts:
         if key == "default" or model_name(key) in here:
             continue
         others = "" if model_name(key) in known else " and no GPU that slurm-mig knows"
@@ -90,6 +91,8 @@ def _layout(context: Context) -> Iterator[Finding]:
             f"the layout is used for nothing; there are {', '.join(here) or 'no GPUs'}",
             f"correct the name in {context.config_path}",
         )
+    wrong = list(_unkept(context))
+    yield from wrong
     unset = [model for model in here if context.settings.layout_of(model) is None]
     if unset:
         yield warning(
@@ -98,8 +101,30 @@ def _layout(context: Context) -> Iterator[Finding]:
             "they promise nothing to Slurm, so their space is not kept for anybody",
             f'add `default = "balanced"` to [layout] in {context.config_path}',
         )
-    elif here:
+    elif here and not wrong:
         yield ok("[layout]", f"covers {', '.join(here)}")
+
+
+def _unkept(context: Context) -> Iterator[Finding]:
+    """Layouts that a GPU of this node cannot keep."""
+    settings = context.settings
+    for gpu in {gpu.model: gpu for gpu in context.gpus if gpu.mig}.values():
+        spec = settings.layout_of(gpu.name)
+        if spec is None or not chosen.named(gpu, settings.mig_minors):
+            continue
+        try:
+            geometry = context.driver.geometry(gpu)
+        except NodeFault:
+            continue  # only root is told; the check of counts says so
+        try:
+            layout(geometry, spec)
+        except ConfigError as error:
+            yield failure(
+                f"[layout] for {gpu.model}",
+                str(error),
+                "every MIG job drains the node",
+                f"correct it in {context.config_path}; slurm-mig profiles --layouts shows some",
+            )
 
 
 def wrong_pynvml(path: Sequence[str]) -> Iterator[Finding]:

@@ -231,6 +231,27 @@ def test_layout_names(make):
     ]
 
 
+@pytest.mark.parametrize(
+    ("layout", "said"),
+    [
+        ('{ "4g.20gb" = 2 }', "A100-SXM4-40GB: 4g.20gb \u00d72 needs 8 of 7 compute slices: "),
+        ('"balance"', "no layout is called 'balance'; did you mean "),
+        ('{ "3g.40gb" = 1 }', "A100-SXM4-40GB has no profile '3g.40gb'; did you mean "),
+    ],
+)
+def test_layout_that_cannot_be_kept(make, layout, said):
+    """A layout that the GPU does not have, or cannot keep."""
+    host = make(layout=None)
+    with host.config.open("a") as file:
+        file.write(f"[layout]\ndefault = {layout}\n")
+    (line,) = host.found("config.layout")
+    assert line.startswith(f"failure [layout] for A100-SXM4-40GB: {said}")
+    assert line.endswith(
+        ": every MIG job drains the node; mend: correct it in ~/n1/config.toml; slurm-mig profiles "
+        "--layouts shows some"
+    )
+
+
 def test_layout(host):
     """Each model has its layout."""
     assert host.found("config.layout") == ["ok [layout]: covers A100-SXM4-40GB"]
