@@ -112,6 +112,7 @@ class Site:
     prolog_flags: tuple[str, ...]
     accounting_tres: tuple[str, ...]
     accounting: bool = True  # there is a slurmdbd; without one slurmctld takes no TRES
+    job_submit_plugins: tuple[str, ...] = ()  # of the site, without lua
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,17 @@ def gres_types(value: object) -> tuple[str, ...]:
     return tuple(name for name in words(value) if name != "mig")
 
 
+def plugins(value: object) -> tuple[str, ...]:
+    """Names of job_submit plugins; lua is ours and is left out."""
+    names = tuple(word.removeprefix("job_submit/") for word in words(value))
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"{shown(name)} is no name of a plugin; one looks like all_partitions"
+            )
+    return tuple(name for name in names if name != "lua")
+
+
 def tres(value: object) -> tuple[str, ...]:
     """Names of trackable resources."""
     for name in words(value):

@@ -61,6 +61,13 @@ OPTIONS = (
     ),
     Option(
         "slurm",
+        "job_submit_plugins",
+        checks.plugins,
+        (),
+        'JobSubmitPlugins of the site besides lua, such as ["all_partitions"]. They run before it.',
+    ),
+    Option(
+        "slurm",
         "accounting_tres",
         checks.tres,
         (),

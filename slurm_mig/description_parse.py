@@ -194,6 +194,7 @@ def parse(
         values["slurm", "prolog_flags"],
         values["slurm", "accounting_tres"],
         values["slurm", "accounting"],
+        values["slurm", "job_submit_plugins"],
     )
     if site.accounting_tres and not site.accounting:
         raise source.fault(

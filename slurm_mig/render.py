@@ -91,6 +91,8 @@ def _slurm_conf(description: Description) -> list[RenderedFile]:
         times=slurm_lines.timeouts(description.settings, release),
         gres_types=slurm_lines.gres_types(description),
         prolog_flags=slurm_lines.prolog_flags(description),
+        # Ours last: what another plugin changes after it would not be checked.
+        job_submit_plugins=[*description.site.job_submit_plugins, "lua"],
         accounting=tres,
         left_out=left_out,
         directory=description.directory,

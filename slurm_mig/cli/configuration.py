@@ -14,9 +14,10 @@ from slurm_mig.rendered import RenderedFile
 from slurm_mig.settings import nearest
 
 DIFFERS = 3
-#: What a check looks at on every host, and what only on the nodes of a group.
-_EVERYWHERE = ("gres.conf", "slurm.conf", "lua")
+#: What a check looks at on every host; on the nodes of a group; on others, which have slurmctld.
+_EVERYWHERE = ("gres.conf", "slurm.conf")
 _ON_NODES = ("node", "systemd", "tmpfiles")
+_ELSEWHERE = ("lua",)
 
 
 def _group(description: Description, name: str) -> Group | None:
@@ -118,7 +119,7 @@ def _check(
     description: Description, files: Sequence[RenderedFile], arguments: argparse.Namespace
 ) -> int:
     group = _named(description, arguments.node) if arguments.node else _this_host(description)
-    kinds = arguments.what or [*_EVERYWHERE, *(_ON_NODES if group else ())]
+    kinds = arguments.what or [*_EVERYWHERE, *(_ON_NODES if group else _ELSEWHERE)]
     if "node" in kinds and group is None:
         raise ConfigError(
             f"{os.uname().nodename} is in no node group, so which node's file? Say --node NAME"

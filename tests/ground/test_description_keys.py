@@ -102,6 +102,11 @@ S = "c.toml:1: [slurm] "
             'slurm.prolog_flags = ["NoHold", "X11"]\n',
             S + "prolog_flags: Slurm cannot combine NoHold with Contain or X11; leave it out",
         ),
+        (
+            'slurm.job_submit_plugins = ["my plugin"]\n',
+            S + "job_submit_plugins: 'my plugin' is no name of a plugin; "
+            "one looks like all_partitions",
+        ),
         ('slurm.prolog_flags = ["X11", "x11"]\n', S + "prolog_flags: names 'X11' twice"),
         (
             'slurm.prolog_flags = ["ForceRequeueOnFail"]\nslurm.release = "22.05"\n',

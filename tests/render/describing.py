@@ -30,7 +30,7 @@ hosts = "gpu[17-18]"
 layout = "halves"
 gpus = [ { model = "H100-SXM5-80GB", index = "0-2,5" },
          { model = "H100-SXM5-80GB", index = "3-4,6", mig = false, type = "h100" },
-         { model = "H100-SXM5-80GB", index = "7", mig = false } ]
+         { model = "H100-SXM5-80GB", index = "7", mig = false, type = "nvl" } ]
 """
 ELASTIC = "[elastic]\nenabled = true\n"
 

@@ -101,7 +101,7 @@ def test_mixed_nodes(release: str, extra: str) -> None:
     assert nodes["gpu[17-18]"].keys() == {"NodeName", "Gres"}
     lines = text(description, "slurm/gres.conf").splitlines()
     assert "NodeName=gpu[17-18] Name=gpu Type=h100 File=/dev/nvidia[3-4,6]" in lines
-    assert "NodeName=gpu[17-18] Name=gpu File=/dev/nvidia7" in lines
+    assert "NodeName=gpu[17-18] Name=gpu Type=nvl File=/dev/nvidia7" in lines
 
 
 def test_sum_of_an_elastic_node_is_what_it_could_ever_make() -> None:
@@ -146,12 +146,14 @@ def test_site_lines_are_merged() -> None:
     site = (
         'release = "24.11"\ngres_types = ["nic", "gpu"]\nprolog_flags = ["X11", "alloc"]\n'
         'accounting_tres = ["gres/gpu", "gres/mig"]\n'
+        'job_submit_plugins = ["lua", "all_partitions"]\n'
     )
     keys = slurm_keys(
         text(described(TWO_GROUPS.replace('release = "24.11"\n', site)), "slurm/slurm-mig.conf")
     )
     assert keys["GresTypes"] == "nic,gpu,mig"
     assert keys["PrologFlags"] == "Alloc,DeferBatch,X11"
+    assert keys["JobSubmitPlugins"] == "all_partitions,lua"
     assert keys["AccountingStorageTRES"] == (
         "gres/gpu,gres/mig,gres/mig:1g.5gb,gres/mig:2g.10gb,gres/mig:3g.20gb,gres/mig:3g.40gb"
     )
