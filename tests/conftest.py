@@ -20,7 +20,7 @@ OPTIONAL = (
     "slurm-wlm-nvml-plugin",  # in Debian's contrib
     "no device nodes can be made here",
     "needs a mount namespace of its own",
-    "no cgroups of version 1 here",  # to constrain devices by; Slurm's version 2 needs a systemd
+    "no cgroups of version 1 here",  # which constrain jobs to their devices
     "this compiler has no address sanitizer",
 )
 CI = os.environ.get("CI") == "true"

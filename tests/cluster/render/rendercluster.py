@@ -17,16 +17,16 @@ from slurm_mig.description import Description
 from slurm_mig.rehearsal.cluster import Cluster, Node, SlurmInstall
 from slurm_mig.render import render
 
-#: Describes the nodes: called with {node: where it listens}, for `conf`.
+#: Describes the nodes: called with {node: where it listens}, for `conf`. Keys before the first
+#: table are of [slurm].
 Describe = Callable[[Mapping[str, str]], str]
 
 _HEAD = """
+install.directory = "{folder}"
 [slurm]
 release = "{release[0]}.{release[1]:02}"
 config_directory = "{folder}/slurm/etc"
 accounting = false
-[install]
-directory = "{folder}"
 """
 _GRES = re.compile(r"(?P<name>[a-z]+)(?::(?P<type>[^:(,]+))?:(?P<count>\d+)(?:\([^)]*\))?")
 #: What a daemon says that has no past, no PMIx, or peers that are not up yet.
