@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,10 @@ JobRequeue=0
 PartitionName=gpu Nodes=a[1-2]
 PartitionName=big Nodes=h1
 PartitionName=cpu Nodes=c1"""
+#: Notes what slurmd tells a Prolog of the job: the field that is stamped.
+PROLOG = """#!/bin/sh
+printf '%s' "${{SLURM_JOB_EXTRA-$SLURM_JOB_COMMENT}}" >{folder}/work/prolog.$SLURM_JOB_ID
+"""
 SLURMS_OWN = "Invalid generic resource (gres) specification"
 A100_OFFERS = "A100-SXM4-40GB nodes offer 1g.5gb, 2g.10gb, 3g.20gb"
 
@@ -57,6 +62,10 @@ class Site:
         a100 = {"3g.20gb": 2, "2g.10gb": 2, "1g.5gb": 4}
         nodes = [Node("a1", a100), Node("a2", a100), Node("h1", {"7g.80gb": 1}), Node("c1")]
         self.cluster = Cluster.temporary(nodes, install=install, extra_conf=CONF, requeue_delay=5)
+        prolog = self.cluster.folder / "prolog"
+        prolog.write_text(PROLOG.format(folder=self.cluster.folder))
+        prolog.chmod(0o755)
+        self.cluster.nodes = tuple(replace(node, prolog=prolog) for node in nodes)
         self.etc = self.cluster.folder / "etc"
         self.etc.mkdir()
         for name, text in (lua_files(self.release, self.field) if files is None else files).items():
@@ -118,6 +127,10 @@ class Site:
         found = re.search(r"GRES=(\S+):1\s", shown)
         assert found is not None, shown
         return found[1]
+
+    def seen_by_prolog(self, job: int) -> str:
+        """The field as the Prolog of a job that has started got it."""
+        return (self.cluster.folder / f"work/prolog.{job}").read_text()
 
     def complaints(self, *, expected: bool = False) -> list[str]:
         """Errors about the plugin in slurmctld's log; those `expected` are not given again."""

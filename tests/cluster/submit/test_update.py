@@ -3,6 +3,8 @@
 import pytest
 from submitcluster import A100_OFFERS, SLURMS_OWN, USER, Site
 
+from slurm_mig.request import parse_token
+
 pytestmark = pytest.mark.slurm
 
 #: scontrol tells what the plugin says from 23.02 on.
@@ -19,6 +21,21 @@ def test_the_field(site: Site, user: str | None, text: str, kept: str) -> None:
     job = site.held("--gres=mig:3g.20gb", site.option("mine"))
     site.set_field(job, text, user)
     assert site.job(job) == ("mig:3g.20gb:1", f"slurm-mig/1:3g.20gb=1;{kept}")
+
+
+def test_what_the_prolog_gets(site: Site) -> None:
+    """Forged at submission, forged again, asked otherwise: the node gets the truth."""
+    job = site.held("--gres=mig:20gb", "--partition=gpu", site.option("slurm-mig/1:none;a"))
+    other = site.held("--partition=gpu", site.option("slurm-mig/1:3g.20gb=2;a"))
+    for one in (job, other):
+        site.set_field(one, "slurm-mig/1:7g.80gb=1;b")
+    site.update(job, "Gres=mig:1g.5gb:2,mig:3g")
+    for one in (job, other):
+        site.cluster.run("scontrol", "release", str(one), user=USER)
+        site.cluster.wait_job(one)
+    assert parse_token(site.seen_by_prolog(job)) == (("1g.5gb", 2), ("3g.20gb", 1))
+    assert site.seen_by_prolog(job) == "slurm-mig/1:1g.5gb=2,3g.20gb=1;b"
+    assert site.seen_by_prolog(other) == "slurm-mig/1:none;b"
 
 
 def test_the_field_of_a_running_job(site: Site) -> None:
