@@ -32,7 +32,8 @@ _ON = {
     NODE: frozenset({"node", "systemd", "tmpfiles"}),
 }
 _SHARED = frozenset({"gres.conf", "slurm.conf"})
-_OUT = "/tmp/slurm-mig"  # noqa: S108 - only said, as an example
+#: A folder of root's, since root installs from it.
+_OUT = "/root/slurm-mig-files"
 
 
 def group_of(description: Description, node: str) -> Group | None:

@@ -212,7 +212,7 @@ def _python(what: str, has: dict[str, str], other: bool, install: str) -> Iterat
                 what,
                 f"it runs {one}, and {where} is {mode(status)}",
                 "root runs it, so root alone may be able to change it",
-                f"chown root:root {where} && chmod go-w {where}",
+                f"install slurm-mig where only root can write, as /opt/slurm-mig, then: {install}",
             )
             return
     if other:

@@ -22,8 +22,8 @@ from slurm_mig.errors import NodeFault
 
 #: File systems of the network: their locks and syncs are not what the ledger relies on.
 _REMOTE = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "afs", "9p"}
-    | {"glusterfs", "orangefs", "panfs", "wekafs", "pvfs2", "ocfs2", "gfs2", "virtiofs"}
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "afs"}
+    | {"glusterfs", "orangefs", "panfs", "wekafs", "pvfs2", "ocfs2", "gfs2"}
 )
 _MEMORY = frozenset({"tmpfs", "ramfs"})
 _LITTLE_BYTES, _NO_BYTES = 64 << 20, 1 << 20

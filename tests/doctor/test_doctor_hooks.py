@@ -243,8 +243,8 @@ def test_python_of_a_user(host):
     edit(host, NAMES[0], f"PYTHON={python}\n", f"PYTHON={folder}/python\n")
     assert host.found("hooks.files")[0] == (
         "failure ~/n1/hooks/slurm-mig-prolog: it runs ~/venv/python, and ~/venv is owned by uid "
-        "4242, mode 0755: root runs it, so root alone may be able to change it; mend: chown "
-        "root:root ~/venv && chmod go-w ~/venv"
+        "4242, mode 0755: root runs it, so root alone may be able to change it; mend: install "
+        "slurm-mig where only root can write, as /opt/slurm-mig, then: " + INSTALL
     )
 
 

@@ -111,8 +111,8 @@ def test_all_installed_on_a_node(described):
 def made(name, install):
     """The command that installs a rendered file."""
     return (
-        "mend: slurm-mig render -c ~/cluster.toml -o /tmp/slurm-mig && install -D -m 0644 "
-        f"/tmp/slurm-mig/{name} {install}"
+        "mend: slurm-mig render -c ~/cluster.toml -o /root/slurm-mig-files && install -D -m 0644 "
+        f"/root/slurm-mig-files/{name} {install}"
     )
 
 
@@ -156,8 +156,8 @@ def test_gres_conf_of_the_site(described):
     (described.folder / "etc/slurm/gres.conf").write_text("Name=gpu File=/dev/nvidia0\n")
     assert described.found("cluster.files", role="controller")[0] == (
         f"failure ~/etc/slurm/gres.conf: not made by slurm-mig: {WITHOUT_COUNTS}; mend: compare: "
-        "slurm-mig render -c ~/cluster.toml -o /tmp/slurm-mig && diff ~/etc/slurm/gres.conf "
-        "/tmp/slurm-mig/slurm/gres.conf"
+        "slurm-mig render -c ~/cluster.toml -o /root/slurm-mig-files && diff ~/etc/slurm/gres.conf "
+        "/root/slurm-mig-files/slurm/gres.conf"
     )
 
 
@@ -179,7 +179,7 @@ def test_job_submit_of_the_site(described):
     assert described.found("cluster.files", role="controller")[0] == (
         "failure ~/etc/slurm/job_submit.lua: it does not call slurm_mig.job_modify: requests are "
         "not checked, and users can forge the token; mend: call it as in: slurm-mig render -c "
-        "~/cluster.toml -o /tmp/slurm-mig && cat /tmp/slurm-mig/slurm/job_submit.lua"
+        "~/cluster.toml -o /root/slurm-mig-files && cat /root/slurm-mig-files/slurm/job_submit.lua"
     )
     path.write_text(text + "slurm_mig.job_modify(a, b, c, d)\n")
     (line,) = described.found("cluster.files", role="controller")
