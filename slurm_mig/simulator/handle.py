@@ -193,6 +193,10 @@ class Simulation:
         """
         self._check("reboot", self._driver.slurmMigSimReboot())
 
+    def reload(self) -> None:
+        """Unload and load the driver's kernel module: as `reboot`, but the boot id stays."""
+        self._check("reload the driver", self._driver.slurmMigSimReload())
+
     def reset_gpu(self, gpu: int) -> None:
         """Reset one GPU, which activates a pending MIG mode; SlurmMigError while in use."""
         self._check(f"reset GPU {gpu}", self._driver.slurmMigSimResetGpu(gpu))

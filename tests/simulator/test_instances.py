@@ -349,3 +349,15 @@ def test_names_of_a_gpu(make, load):
     assert beyond == nvml.NVML_ERROR_INVALID_ARGUMENT
     assert nvml.nvmlDeviceGetMinorNumber(gpu) == 1
     assert tuple(nvml.nvmlDeviceGetCudaComputeCapability(gpu)) == (8, 0)
+
+
+def test_reload_of_the_driver(make):
+    """A reload ends every instance; the boot id stays, sysfs has a new folder for the module."""
+    simulation = make("A100-SXM4-40GB")
+    module = simulation.root / "sys/module/nvidia"
+    boot, before = simulation.boot_id(), module.stat().st_ino
+    assert module.is_dir()
+    simulation.reload()
+    assert (simulation.boot_id(), simulation.instances()) == (boot, [])
+    assert module.stat().st_ino != before
+    assert [path.name for path in module.parent.iterdir()] == ["nvidia"]

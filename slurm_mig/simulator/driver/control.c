@@ -104,8 +104,21 @@ EXPORT nvmlReturn_t slurmMigSimReboot(void)
     nvmlReturn_t result = state_open();
 
     if (result == NVML_SUCCESS) {
+        atomic_fetch_add(&sim.shared->boots, 1);
         atomic_fetch_add(&sim.shared->epoch, 1);
         devtree_boot();
+    }
+    return result;
+}
+
+/* `rmmod nvidia; modprobe nvidia`: as a reboot, but the kernel and /dev stay. */
+EXPORT nvmlReturn_t slurmMigSimReload(void)
+{
+    nvmlReturn_t result = state_open();
+
+    if (result == NVML_SUCCESS) {
+        atomic_fetch_add(&sim.shared->epoch, 1);
+        devtree_load();
     }
     return result;
 }

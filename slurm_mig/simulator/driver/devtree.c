@@ -231,6 +231,24 @@ bool devtree_may_use(unsigned gpu, unsigned gi, unsigned ci)
     return may_open(cap_of_gi(gpu, gi)) && may_open(cap_of_ci(gpu, gi, ci));
 }
 
+/* The module is loaded: no instance is there, and sysfs has a folder for it that it never had
+ * before: the new one is made before the old one goes, so that its inode is another. */
+void devtree_load(void)
+{
+    char path[PATH_MAX], draft[PATH_MAX];
+
+    path_of(draft, "sys/module/.nvidia.%d/", (int)getpid());
+    make_directories(draft);
+    path_of(path, "sys/module/nvidia");
+    if (rename(draft, path) != 0)
+        rmdir(draft);
+    for (unsigned gpu = 0; gpu < sim.config.gpus; gpu++) {
+        int lock = state_lock_driver(gpu);
+        devtree_sync(gpu);
+        state_unlock(lock);
+    }
+}
+
 void devtree_boot(void)
 {
     char path[PATH_MAX], text[NVML_DEVICE_UUID_BUFFER_SIZE];
@@ -243,11 +261,7 @@ void devtree_boot(void)
         cap_path(path, cap); /* /dev begins empty */
         unlink(path);
     }
-    for (unsigned gpu = 0; gpu < sim.config.gpus; gpu++) {
-        int lock = state_lock_driver(gpu);
-        devtree_sync(gpu);
-        state_unlock(lock);
-    }
+    devtree_load();
 }
 
 static void write_mig_minors(void)

@@ -127,7 +127,9 @@ struct gpu_shared {
 struct shared {
     uint64_t magic;
     uint32_t size;
-    _Atomic uint32_t epoch; /* boots so far; a GPU with a smaller one has been rebooted since */
+    _Atomic uint32_t epoch; /* loads of the driver so far; a GPU with less has lost all since */
+    _Atomic uint32_t boots;
+    uint32_t unused;
     struct function_shared function[MAX_FUNCTIONS];
     struct gpu_shared gpu[MAX_GPUS];
 };
@@ -258,6 +260,7 @@ nvmlReturn_t uuid_find(const char *text, struct place *place);
 
 void devtree_format(void);
 void devtree_boot(void);
+void devtree_load(void);
 /* Make the files of one GPU what its state says. Call it under the GPU's driver lock. */
 void devtree_sync(unsigned gpu);
 /* May this process open the capability files of the instance, as a CUDA program must? */

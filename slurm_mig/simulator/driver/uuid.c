@@ -104,10 +104,10 @@ void uuid_of_mig(const struct place *place, char *text)
 void uuid_of_boot(char *text)
 {
     uint8_t data[32] = "boot", uuid[16];
-    uint32_t epoch = atomic_load(&sim.shared->epoch);
+    uint32_t boots = atomic_load(&sim.shared->boots);
 
     memcpy(data + 4, sim.config.seed, 16);
-    memcpy(data + 20, &epoch, sizeof epoch);
+    memcpy(data + 20, &boots, sizeof boots);
     uuid5(data, 24, uuid);
     print_uuid("", uuid, text);
 }
