@@ -150,7 +150,7 @@ def _isolation(context: Context) -> Iterator[Finding]:
         return
     devices = context.devices
     state = Path(context.settings.state_directory)
-    seen = ledger.glance(state, devices.boot_id())
+    seen = ledger.glance(state, devices.life())
     owners = seen.owners if seen else {}
     uuids = {gpu.minor: gpu.uuid for gpu in context.gpus}
     bad = 0

@@ -1,10 +1,8 @@
 """Configuration file, Python packages, the container toolkit, programs that hold instances."""
 
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from importlib import metadata
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -198,9 +196,6 @@ def _toolkit(context: Context) -> Iterator[Finding]:
 
 
 def _holders(context: Context) -> Iterator[Finding]:
-    major: int | None = None
-    with suppress(NodeFault):
-        major = context.devices.major()
     found = False
     for process in context.probe.processes():
         if process.name not in _HOLDERS:
@@ -209,8 +204,7 @@ def _holders(context: Context) -> Iterator[Finding]:
         what, mend = _HOLDERS[process.name]
         state = "runs"
         try:
-            opened = context.probe.opened(process.pid)
-            if major is not None and any(os.major(device) == major for device in opened):
+            if context.probe.holds_instances(process.pid):
                 state = "has instances open now"
         except PermissionError:
             state = "runs (what it holds, only root can see)"
@@ -233,5 +227,5 @@ CONFIGURATION = (
 CHECKS = (
     Check("host.pynvml", "Python package pynvml", ON_NODE, (), _pynvml),
     Check("host.toolkit", "NVIDIA Container Toolkit", ON_NODE, (), _toolkit),
-    Check("host.holders", "programs that hold instances", ON_NODE, (CONFIG,), _holders),
+    Check("host.holders", "programs that hold instances", ON_NODE, (), _holders),
 )

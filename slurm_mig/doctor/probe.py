@@ -80,18 +80,17 @@ class Probe:
                     name = (entry / "comm").read_text(errors="replace").strip()
                     yield Process(int(entry.name), one_line(name, 40))
 
-    def opened(self, pid: int) -> frozenset[int]:
-        """Device numbers of the character devices that a process has open.
+    def holds_instances(self, pid: int) -> bool:
+        """Whether a process has an instance's capability node open.
 
-        Raises PermissionError for another user's process without root.
+        By name: to look at a file may take for ever where it is a dead NFS server's. Raises
+        PermissionError for another user's process without root.
         """
-        found = set()
         for descriptor in (self._proc / str(pid) / "fd").iterdir():
             with suppress(OSError):
-                status = descriptor.stat()
-                if status.st_rdev:
-                    found.add(status.st_rdev)
-        return frozenset(found)
+                if descriptor.readlink().name.startswith("nvidia-cap"):
+                    return True
+        return False
 
     def mount(self, path: Path) -> Mount:
         """The file system that `path`, or its nearest parent that exists, is on."""

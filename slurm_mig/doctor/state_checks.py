@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from slurm_mig import ledger
+from slurm_mig import ledger, ledger_file
 from slurm_mig.doctor.context import Context
 from slurm_mig.doctor.finding import (
     ANYWHERE,
@@ -95,7 +95,7 @@ def _disk(context: Context, path: Path, what: str) -> Iterator[Finding]:
 def _ledger(context: Context) -> Iterator[Finding]:
     state = Path(context.settings.state_directory)
     what = f"ledger {state / 'ledger.sqlite'}"
-    boot = context.devices.boot_id()
+    boot = context.devices.life()
     try:
         seen = ledger.glance(state, boot)
     except NodeFault as error:
@@ -103,7 +103,7 @@ def _ledger(context: Context) -> Iterator[Finding]:
             what,
             str(error).removeprefix(f"{what}: "),
             "every MIG job drains the node",
-            f"when no MIG job runs here: mv {state}/ledger.sqlite /root; slurm-mig reconcile",
+            "slurm-mig reconcile puts a damaged one aside and rebuilds it",
         )
         return
     if seen is None:
@@ -112,12 +112,12 @@ def _ledger(context: Context) -> Iterator[Finding]:
     if seen.quarantined:
         yield warning(
             what,
-            f"{seen.quarantined} instances are quarantined",
+            f"instances in quarantine: {seen.quarantined}",
             "they would not go, and their space is offered to nobody",
             "slurm-mig status says why; then: slurm-mig reconcile",
         )
     else:
-        yield ok(what, f"format {ledger.VERSION}, {seen.rows} instances")
+        yield ok(what, f"readable, instances of jobs: {seen.rows}")
     behind = seen.newest - context.probe.now()
     if behind > _BACK_SECONDS:
         yield failure(

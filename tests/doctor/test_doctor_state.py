@@ -28,7 +28,7 @@ def test_in_use(host):
     before = (host.folder / "n1/state/ledger.sqlite").stat().st_mtime_ns
     assert host.found(*ALL) == [
         "ok state directory ~/n1/state: owned by uid 0, mode 0700",
-        "ok ledger ~/n1/state/ledger.sqlite: format 1, 1 instances",
+        "ok ledger ~/n1/state/ledger.sqlite: readable, instances of jobs: 1",
         "ok run directory ~/n1/run: owned by uid 0, mode 0755",
     ]
     assert (host.folder / "n1/state/ledger.sqlite").stat().st_mtime_ns == before
@@ -151,8 +151,8 @@ def test_ledger_that_is_none(host):
     host.acquire(7, "3g.20gb")
     path = host.folder / "n1/state/ledger.sqlite"
     why = (
-        "every MIG job drains the node; mend: when no MIG job runs here: mv "
-        "~/n1/state/ledger.sqlite /root; slurm-mig reconcile"
+        "every MIG job drains the node; mend: slurm-mig reconcile puts a damaged one aside and "
+        "rebuilds it"
     )
     path.write_bytes(b"no database at all, but long enough to look at" * 30)
     assert host.found("state.ledger") == [
@@ -162,12 +162,9 @@ def test_ledger_that_is_none(host):
     with sqlite3.connect(path) as database:
         database.execute("PRAGMA user_version = 7")
     database.close()
-    assert host.found("state.ledger") == [
-        (
-            "failure ledger ~/n1/state/ledger.sqlite: not a slurm-mig ledger of format 1 (it says "
-            f"0x0, 7): {why}"
-        )
-    ]
+    (line,) = host.found("state.ledger")
+    assert line.startswith("failure ledger ~/n1/state/ledger.sqlite: not a slurm-mig ledger of ")
+    assert line.endswith(why)
 
 
 def test_quarantine(host):
@@ -177,7 +174,7 @@ def test_quarantine(host):
         ledger.quarantine(ledger.entries()[0], "in use")
     assert host.found("state.ledger") == [
         (
-            "warning ledger ~/n1/state/ledger.sqlite: 1 instances are quarantined: they would not "
+            "warning ledger ~/n1/state/ledger.sqlite: instances in quarantine: 1: they would not "
             "go, and their space is offered to nobody; mend: slurm-mig status says why; then: "
             "slurm-mig reconcile"
         )
