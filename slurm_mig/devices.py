@@ -35,6 +35,19 @@ class Devices:
         except OSError as error:
             raise NodeFault(f"boot id {path}: {error.strerror}") from None
 
+    def life(self) -> str:
+        """What no instance outlives: this boot and this load of the driver, `<boot id>/<load>`.
+
+        The load is the inode of sysfs's folder for the module: the kernel gives none twice within
+        a boot (fs/kernfs/dir.c, 64-bit ids). Where there is no sysfs under the root, only the boot
+        id is known. Raises NodeFault.
+        """
+        try:
+            load = (self._root / "sys/module/nvidia").stat().st_ino
+        except OSError:
+            return self.boot_id()
+        return f"{self.boot_id()}/{load}"
+
     def present(self) -> bool:
         """Whether a driver is loaded."""
         return (self._root / "proc/driver/nvidia").is_dir()

@@ -3,7 +3,9 @@
 The folder's existence means "this job has, or may have, instances here": it is made before the
 intent and removed after the last instance is gone, so an Epilog without it may leave from sh.
 `env` holds lines that the task prolog prints to slurmstepd as they are; `refuse` holds one line,
-the reason why this job's tasks must not run. Written by root, read by the job's user.
+the reason why this job's tasks must not run. Written by root, read by the job's user. `instances`,
+for root alone, says which instances the job was handed; it is there from before `env` until their
+removal begins, and is what reconcile believes when the ledger is lost (rebuild.py).
 """
 
 import os
@@ -15,6 +17,7 @@ from slurm_mig.errors import NodeFault, one_line
 
 ENV = "env"
 REFUSE = "refuse"
+INSTANCES = "instances"
 
 
 def environment(uuids: list[str], profiles: list[str]) -> dict[str, str]:
@@ -53,22 +56,22 @@ class Handover:
                     )
                 # The hooks' umask is theirs; job users must be able to read this.
                 path.chmod(0o755)
-            for name in (ENV, REFUSE):
+            for name in (ENV, REFUSE, INSTANCES):
                 (self._folder(job) / name).unlink(missing_ok=True)
         except OSError as error:
             raise NodeFault(
                 f"run directory {self._folder(job)}: {error.strerror or error}"
             ) from None
 
-    def _write(self, job: int, name: str, text: str) -> None:
+    def _write(self, job: int, name: str, text: str, mode: int = 0o644) -> None:
         path = self._folder(job) / name
         draft = path.with_name(f".{name}")
         try:
             draft.unlink(missing_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(draft, flags, 0o644)
+            descriptor = os.open(draft, flags, mode)
             with os.fdopen(descriptor, "w") as file:
-                os.fchmod(descriptor, 0o644)
+                os.fchmod(descriptor, mode)
                 file.write(text)
             draft.replace(path)
         except OSError as error:
@@ -82,6 +85,34 @@ class Handover:
     def refuse(self, job: int, reason: str) -> None:
         """Make the task prolog end every task of the job, with this reason."""
         self._write(job, REFUSE, one_line(reason) + "\n")
+
+    def vouch(self, job: int, text: str) -> None:
+        """Write down, for `vouched`, which instances the job is about to be handed."""
+        self._write(job, INSTANCES, text, 0o600)
+
+    def vouched(self, job: int) -> str:
+        """What `vouch` wrote; "" where nothing stands that root alone can have written."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            descriptor = os.open(self._folder(job) / INSTANCES, flags)
+        except OSError:
+            return ""
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+                return ""
+            if status.st_mode & 0o022 or status.st_nlink != 1:
+                return ""
+            return file.read(1 << 16).decode(errors="replace")
+
+    def disown(self, job: int) -> None:
+        """Take back what `vouch` wrote: the instances are about to go."""
+        try:
+            (self._folder(job) / INSTANCES).unlink(missing_ok=True)
+        except NotADirectoryError:
+            return
+        except OSError as error:
+            raise NodeFault(f"run directory {self._folder(job)}: {error.strerror}") from None
 
     def close(self, job: int) -> None:
         """Remove the job's folder; one that is not there is removed already."""

@@ -103,6 +103,7 @@ def test_another_releases_ledger(tmp_path: Path) -> None:
     """A ledger of another format names both formats and what to do."""
     Ledger(tmp_path).close()
     database = sqlite3.connect(tmp_path / "ledger.sqlite")
+    database.execute("ALTER TABLE instance ADD COLUMN more TEXT")
     database.execute("PRAGMA user_version = 99")
     database.commit()
     database.close()
