@@ -8,12 +8,15 @@ Source: open-gpu-kernel-modules, nv-caps.c; facts on sizes of minors are read, n
 """
 
 import os
+import pwd
 import re
 import stat
+import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from slurm_mig.errors import NodeFault
+from slurm_mig.errors import NodeFault, one_line
 
 OWNED = 0o400  # an instance with a job: its user alone
 NOBODY = 0o000  # without one: nobody; root passes all the same
@@ -149,7 +152,7 @@ class Devices:
         """The pids that have a node of the instance open, from /proc/<pid>/fd."""
         wanted = set()
         for access in self._accesses(minor, gi, cis):
-            with suppress(OSError):
+            with suppress(OSError, NodeFault):
                 wanted.add((self._nodes / f"nvidia-cap{self._device_minor(access)}").stat().st_rdev)
         pids = []
         for process in Path("/proc").iterdir() if wanted else ():
@@ -158,6 +161,10 @@ class Devices:
             with suppress(OSError):
                 for descriptor in (process / "fd").iterdir():
                     with suppress(OSError):
+                        # By its name first: to look at a file of a dead NFS server may take for
+                        # ever, and what users have open is on such.
+                        if not descriptor.readlink().name.startswith("nvidia-cap"):
+                            continue
                         status = descriptor.stat()
                         if stat.S_ISCHR(status.st_mode) and status.st_rdev in wanted:
                             pids.append(int(process.name))
@@ -165,10 +172,43 @@ class Devices:
         return pids
 
 
-def describe_process(pid: int) -> str:
-    """`pid 4711 (dcgm, uid 0)`, as far as /proc tells."""
-    try:
-        name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
-        return f"pid {pid} ({name}, uid {Path(f'/proc/{pid}').stat().st_uid})"
-    except OSError:
-        return f"pid {pid}"
+def _user_names(uids: set[int], patience: float) -> dict[int, str]:
+    """The names of these users, as many as are found within `patience` seconds.
+
+    Where users come from a directory (sssd, LDAP) a look-up may hang as long as that does, and
+    there is no way to end it: so it is left behind, in a thread of which no end waits.
+    """
+    found: dict[int, str] = {}
+
+    def look_up() -> None:
+        for uid in sorted(uids):
+            with suppress(KeyError):
+                found[uid] = pwd.getpwuid(uid).pw_name
+
+    thread = threading.Thread(target=look_up, daemon=True)
+    thread.start()
+    thread.join(patience)
+    return dict(found)
+
+
+def describe_processes(pids: Iterable[int], patience: float = 2.0) -> list[str]:
+    """`pid 4711 (dcgm, user root)` for each, as far as /proc tells; for error messages.
+
+    `uid 4321` stands for a user whose name was not found within `patience` seconds, for all of
+    them together. A process names itself: what is not printable is escaped.
+    """
+    seen: dict[int, tuple[str, int]] = {}
+    pids = list(pids)
+    for pid in pids:
+        with suppress(OSError):
+            name = Path(f"/proc/{pid:d}/comm").read_text(errors="replace").removesuffix("\n")
+            seen[pid] = one_line(name), Path(f"/proc/{pid:d}").stat().st_uid
+    users = _user_names({uid for _, uid in seen.values()}, patience) if seen else {}
+    lines = []
+    for pid in pids:
+        line = f"pid {pid}"
+        if pid in seen:
+            name, uid = seen[pid]
+            line += f" ({name}, {f'user {one_line(users[uid])}' if uid in users else f'uid {uid}'})"
+        lines.append(line)
+    return lines

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slurm_mig import chosen, families, gpu_users
+from slurm_mig.driver_errors import DriverError
 from slurm_mig.errors import NodeFault
 from slurm_mig.instances import Gpu
 from slurm_mig.ledger import prepare_directory
@@ -26,7 +27,6 @@ from slurm_mig.nvml import (
     NO_PERMISSION,
     RESET_REQUIRED,
     Driver,
-    DriverError,
     error_text,
 )
 from slurm_mig.settings import Settings

@@ -7,7 +7,8 @@ nvmlDeviceGetMigDeviceHandleByIndex).
 """
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 try:
@@ -15,54 +16,27 @@ try:
 except ImportError:
     pynvml = None  # Driver says it in words
 
+from slurm_mig import driver_errors as errors
+from slurm_mig.driver_errors import CHANGES, READS, DriverError, NotThere
 from slurm_mig.errors import NodeFault
 from slurm_mig.instances import Ci, Gi, Gpu
 from slurm_mig.profiles import CiProfile, Geometry, GiProfile, Placement
 
-# nvml.h's own numbers: another package of pynvml's name need not have the newer constants, and must
-# not keep this from being imported, or nothing could say what is wrong.
-_SUCCESS, _INVALID_ARGUMENT, _NOT_SUPPORTED, _NO_PERMISSION, _NOT_FOUND = 0, 2, 3, 4, 6
-_RESET_REQUIRED, _IN_USE, _INSUFFICIENT_RESOURCES = 16, 19, 23
 #: A call that nvidia-ml-py has, and the deprecated packages called pynvml do not.
 _OURS = "nvmlDeviceCreateGpuInstanceWithPlacement"
 
 # A GPU with MIG, but more GI profiles than this, would need a newer nvml.h: NVML answers
 # INVALID_ARGUMENT from its own COUNT on, so asking beyond pynvml's COUNT is harmless.
 _PROFILE_INDICES = range(max(0x12, getattr(pynvml, "NVML_GPU_INSTANCE_PROFILE_COUNT", 0)) + 8)
-
-
-class DriverError(NodeFault):
-    """An NVML call failed. `code` is NVML's number, `call` its function."""
-
-    def __init__(self, call: str, code: int, what: str, text: str) -> None:
-        super().__init__(f"{what}: {call} failed: {text} (NVML error {code})")
-        self.code, self.call = code, call
-
-
-class InUse(DriverError):
-    """A client holds the instance (NVML_ERROR_IN_USE)."""
-
-
-class NoSpace(DriverError):
-    """The placement is not free (NVML_ERROR_INSUFFICIENT_RESOURCES)."""
-
-
-class NotThere(DriverError):
-    """No such object (NVML_ERROR_NOT_FOUND)."""
-
-
-_KINDS: dict[int, type[DriverError]] = {
-    _IN_USE: InUse,
-    _INSUFFICIENT_RESOURCES: NoSpace,
-    _NOT_FOUND: NotThere,
-}
+#: So many looks at a list of instances from which one goes away meanwhile.
+_LOOKS = 5
 
 #: What `set_mig` gives: the mode changed, needs a GPU reset, or needs that nobody uses the GPU.
-ACTIVE = _SUCCESS
-RESET_REQUIRED = _RESET_REQUIRED
-IN_USE = _IN_USE
+ACTIVE = errors.SUCCESS
+RESET_REQUIRED = errors.RESET_REQUIRED
+IN_USE = errors.IN_USE
 #: `DriverError.code` of what root alone may do.
-NO_PERMISSION = _NO_PERMISSION
+NO_PERMISSION = errors.NO_PERMISSION
 
 #: nvml.h, NVML_DEVICE_ARCH_*; as numbers, since an older pynvml has not all of the names.
 _ARCHITECTURES = {
@@ -79,29 +53,35 @@ _ARCHITECTURES = {
 }
 
 #: Answers that mean "this GPU or driver has no such profile", not a fault. NO_PERMISSION is one.
-_ABSENT = (_NOT_SUPPORTED, _INVALID_ARGUMENT)
+_ABSENT = (errors.NOT_SUPPORTED, errors.INVALID_ARGUMENT)
 
 
-def _call(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a pynvml function; raises DriverError of the right kind, naming `what`."""
+def _call(
+    what: str,
+    function: Callable[..., Any],
+    *arguments: Any,
+    kinds: Mapping[int, type[DriverError]] = READS,
+) -> Any:
+    """Call a pynvml function; raises DriverError, of the kind for its code, naming `what`."""
     try:
         return function(*arguments)
     except pynvml.NVMLError as error:
-        kind = _KINDS.get(error.value, DriverError)
+        kind = kinds.get(error.value, DriverError)
         raise kind(function.__name__, error.value, what, str(error)) from None
 
 
-def _call_live(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+def _call_live(
+    what: str,
+    function: Callable[..., Any],
+    *arguments: Any,
+    kinds: Mapping[int, type[DriverError]] = READS,
+) -> Any:
     """Call with the handle of an instance, which another process may destroy at any moment.
 
     NVML then answers NOT_FOUND or, not knowing the handle, INVALID_ARGUMENT; both raise NotThere.
     """
-    try:
-        return _call(what, function, *arguments)
-    except DriverError as error:
-        if error.code != pynvml.NVML_ERROR_INVALID_ARGUMENT:
-            raise
-        raise NotThere(error.call, error.code, what, "gone meanwhile") from None
+    gone = {errors.INVALID_ARGUMENT: NotThere}
+    return _call(what, function, *arguments, kinds={**kinds, **gone})
 
 
 def _text(value: str | bytes) -> str:
@@ -142,8 +122,13 @@ class Driver:
         self.close()
 
     def close(self) -> None:
-        """Let go of the library; nothing is left open on the GPUs."""
-        _call("NVML", pynvml.nvmlShutdown)
+        """Let go of the library; nothing is left open on the GPUs.
+
+        Never raises: what was to be done is done, or failed for a reason that must not be hidden
+        by this one, and the end of the process closes what NVML did not.
+        """
+        with suppress(DriverError):
+            _call("NVML", pynvml.nvmlShutdown)
 
     def version(self) -> str:
         """The driver's version."""
@@ -165,7 +150,7 @@ class Driver:
             try:
                 found.append(self._read_gpu(index))
             except DriverError as error:
-                if error.code != pynvml.NVML_ERROR_GPU_IS_LOST:
+                if error.code != errors.GPU_IS_LOST:
                     raise
                 self.lost.append(str(error))
         return found
@@ -179,7 +164,7 @@ class Driver:
             current, pending = _call(what, pynvml.nvmlDeviceGetMigMode, device)
             mig, mig_pending = bool(current), bool(pending)
         except DriverError as error:
-            if error.code != pynvml.NVML_ERROR_NOT_SUPPORTED:
+            if error.code != errors.NOT_SUPPORTED:
                 raise
         uuid = _text(_call(what, pynvml.nvmlDeviceGetUUID, device))
         minor = _call(what, pynvml.nvmlDeviceGetMinorNumber, device)
@@ -199,7 +184,8 @@ class Driver:
         the driver may have reset the GPU: read it again (`gpus`). Needs root.
         """
         mode = pynvml.NVML_DEVICE_MIG_ENABLE if on else pynvml.NVML_DEVICE_MIG_DISABLE
-        return int(_call(gpu.uuid, pynvml.nvmlDeviceSetMigMode, self._device(gpu.uuid), mode))
+        device = self._device(gpu.uuid)
+        return int(_call(gpu.uuid, pynvml.nvmlDeviceSetMigMode, device, mode, kinds=CHANGES))
 
     def users(self, gpu: Gpu) -> list[int]:
         """The pids of all processes, compute and graphics, that NVML shows on a GPU."""
@@ -212,7 +198,7 @@ class Driver:
             try:
                 pids.update(process.pid for process in _call(gpu.uuid, function, device))
             except DriverError as error:
-                if error.code != pynvml.NVML_ERROR_NOT_SUPPORTED:
+                if error.code != errors.NOT_SUPPORTED:
                     raise
         return sorted(pids)
 
@@ -286,17 +272,26 @@ class Driver:
         device = self._device(gpu.uuid)
         found = []
         for profile in self.geometry(gpu).profiles:
+            found += self._instances(f"{gpu.uuid} {profile.name}", device, profile, with_cis)
+        return sorted(found, key=lambda gi: gi.placement)
+
+    def _instances(self, what: str, device: Any, profile: GiProfile, with_cis: bool) -> list[Gi]:
+        """The GIs of one profile.
+
+        One that goes away between the list and the look is not in the next list. One that stays
+        there and cannot be read exists: to leave it out would be to forget it.
+        """
+        function = pynvml.nvmlDeviceGetGpuInstances
+        for look in range(_LOOKS):
             count = ctypes.c_uint(0)
             array = (pynvml.c_nvmlGpuInstance_t * max(1, profile.max_count))()
-            what = f"{gpu.uuid} {profile.name}"
-            function = pynvml.nvmlDeviceGetGpuInstances
             _call(what, function, device, profile.id, array, ctypes.byref(count))
-            for handle in array[: count.value]:
-                try:
-                    found.append(self._read_gi(what, handle, with_cis))
-                except NotThere:
-                    continue  # it went away between the list and the look
-        return sorted(found, key=lambda gi: gi.placement)
+            try:
+                return [self._read_gi(what, handle, with_cis) for handle in array[: count.value]]
+            except NotThere:
+                if look + 1 == _LOOKS:
+                    raise
+        raise AssertionError("unreachable")
 
     def _read_gi(self, what: str, handle: Any, with_cis: bool) -> Gi:
         info = _call_live(what, pynvml.nvmlGpuInstanceGetInfo, handle)
@@ -353,7 +348,10 @@ class Driver:
         return self._read_gi(what, handle, True)
 
     def create_gi(self, gpu: str, profile: GiProfile, placement: Placement) -> int:
-        """Make a GI at exactly this placement; its id. Raises NoSpace if it is not free."""
+        """Make a GI at exactly this placement; its id.
+
+        Raises NoSpace if it is not free; after any other error it may have been made.
+        """
         wanted = pynvml.c_nvmlGpuInstancePlacement_t(placement.start, placement.size)
         what = f"{gpu} {profile.name} at {placement}"
         handle = _call(
@@ -361,6 +359,7 @@ class Driver:
             pynvml.nvmlDeviceCreateGpuInstanceWithPlacement,
             # By reference: pynvml passes it on as it is, and by value it ends the process.
             *(self._device(gpu), profile.id, ctypes.byref(wanted)),
+            kinds=CHANGES,
         )
         return int(_call(what, pynvml.nvmlGpuInstanceGetInfo, handle).id)
 
@@ -373,7 +372,8 @@ class Driver:
                 break
         else:
             raise NodeFault(f"{what}: the driver offers no compute instance of {slices} slices")
-        made = _call(what, pynvml.nvmlGpuInstanceCreateComputeInstance, handle, profile.id)
+        function = pynvml.nvmlGpuInstanceCreateComputeInstance
+        made = _call(what, function, handle, profile.id, kinds=CHANGES)
         return self._read_ci(what, made)
 
     def destroy_ci(self, gpu: str, gi: int, ci: int) -> None:
@@ -382,7 +382,7 @@ class Driver:
         try:
             parent = _call(what, pynvml.nvmlDeviceGetGpuInstanceById, self._device(gpu), gi)
             handle = _call_live(what, pynvml.nvmlGpuInstanceGetComputeInstanceById, parent, ci)
-            _call_live(what, pynvml.nvmlComputeInstanceDestroy, handle)
+            _call_live(what, pynvml.nvmlComputeInstanceDestroy, handle, kinds=CHANGES)
         except NotThere:
             return
 
@@ -391,7 +391,7 @@ class Driver:
         what = f"{gpu} GI {gi}"
         try:
             handle = _call(what, pynvml.nvmlDeviceGetGpuInstanceById, self._device(gpu), gi)
-            _call_live(what, pynvml.nvmlGpuInstanceDestroy, handle)
+            _call_live(what, pynvml.nvmlGpuInstanceDestroy, handle, kinds=CHANGES)
         except NotThere:
             return
 

@@ -14,34 +14,25 @@ from pathlib import Path
 
 from slurm_mig import chosen, packing
 from slurm_mig import ledger as states
-from slurm_mig.devices import Devices, describe_process
-from slurm_mig.errors import NodeFault, NoRoom, TeardownError
+from slurm_mig.devices import Devices
+from slurm_mig.driver_errors import DriverError, NoSpace
+from slurm_mig.errors import NodeFault, NoRoom, SlurmMigError, TeardownError
 from slurm_mig.handover import Handover
-from slurm_mig.instances import Gi, Gpu
 from slurm_mig.layouts import layout
 from slurm_mig.ledger import Entry, Ledger, Wish
 from slurm_mig.lock import Busy, Locks
 from slurm_mig.log import Log
-from slurm_mig.nvml import Driver, InUse, NoSpace
+from slurm_mig.nvml import Driver
 from slurm_mig.packing import GpuSpace, Slot, Taken
-from slurm_mig.profiles import Geometry
 from slurm_mig.request import Wanted, describe
 from slurm_mig.settings import Settings
+from slurm_mig.sight import GpuView, Sight
+from slurm_mig.teardown import Teardown
 
 #: Somebody else may take a placement between our look and our call; look again so many times.
 _RACES = 3
-_FIRST_RETRY, _LONGEST_RETRY = 0.05, 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class GpuView:
-    """One GPU as it is now: what lives on it, and whose it is (None: somebody else's)."""
-
-    gpu: Gpu
-    geometry: Geometry | None  # None: not in MIG mode
-    instances: tuple[tuple[Gi, Entry | None], ...]
-    pending: tuple[Entry, ...]  # in the ledger, not (or no longer) on the GPU
-    whole: bool = False  # [gpus] mig leaves it out: never partitioned
+#: Seconds between two looks at space that is just being given back.
+_LOOK_AGAIN = 0.05
 
 
 @dataclass(slots=True)
@@ -68,23 +59,16 @@ class Partitioner:
         self._handover = Handover(Path(settings.state_run_directory))
         self._isolate = settings.isolation_devices == "owner"
         self._boot = self._devices.boot_id()
-        self._all = driver.gpus()
-        self.lost = tuple(driver.lost)  # GPUs that fell off the bus, a sentence each
+        self._sight = Sight(driver, self._boot, settings.mig_minors)
+        self._all = self._sight.gpus
+        self.lost = self._sight.lost
+        self._teardown = Teardown(
+            *(self._sight, driver, self._ledger, self._locks, self._devices),
+            budget=settings.epilog_budget,
+            isolate=self._isolate,
+        )
 
     # -- looking ----------------------------------------------------------------------------
-
-    def _gpu(self, uuid: str) -> Gpu:
-        for gpu in self._all:
-            if gpu.uuid == uuid:
-                return gpu
-        raise NodeFault(f"{uuid}: the driver shows this GPU no more; look at dmesg for Xid errors")
-
-    def _named(self, gpu: Gpu) -> bool:
-        return chosen.named(gpu, self._settings.mig_minors)
-
-    def _gis(self, gpu: Gpu, *, with_cis: bool = True) -> list[Gi]:
-        """What lives on a GPU; out of MIG mode, nothing can."""
-        return self._driver.instances(gpu, with_cis=with_cis) if gpu.mig else []
 
     def promises(self) -> Counter[str]:
         """How many instances of each profile the node's layout promises, all GPUs together.
@@ -93,7 +77,7 @@ class Partitioner:
         """
         total: Counter[str] = Counter()
         for gpu in self._all:
-            if not gpu.mig or not self._named(gpu):
+            if not gpu.mig or not self._sight.named(gpu):
                 continue
             spec = self._settings.layout_of(gpu.name)
             if spec is not None:
@@ -103,35 +87,13 @@ class Partitioner:
     def survey(self) -> list[GpuView]:
         """Every GPU with what lives on it."""
         entries = self._ledger.entries()
-        views = []
-        for gpu in self._all:
-            mine = [entry for entry in entries if entry.wish.gpu == gpu.uuid]
-            gis = self._gis(gpu)
-            pairs = tuple((gi, next((e for e in mine if self._is(e, gi)), None)) for gi in gis)
-            shown = {entry.id for _, entry in pairs if entry is not None}
-            missing = tuple(entry for entry in mine if entry.id not in shown)
-            geometry = self._driver.geometry(gpu) if gpu.mig else None
-            views.append(GpuView(gpu, geometry, pairs, missing, whole=not self._named(gpu)))
-        return views
-
-    def _is(self, entry: Entry, gi: Gi) -> bool:
-        """Whether this GI is the one of the entry.
-
-        An intent has no id yet: its placement was free when it was written, so a GI of that very
-        profile and placement is what the intent made.
-        """
-        return (
-            entry.boot == self._boot
-            and entry.gi in (None, gi.id)
-            and entry.wish.profile_id == gi.profile_id
-            and entry.wish.placement == gi.placement
-        )
+        return [self._sight.view(gpu, entries) for gpu in self._all]
 
     def _spaces(self, entries: Iterable[Entry]) -> list[GpuSpace]:
         """What is taken on each MIG GPU: what the driver shows and what the ledger intends."""
         spaces = []
         for gpu in chosen.partitioned(self._all, self.lost, self._settings.mig_minors):
-            gis = self._gis(gpu, with_cis=False)
+            gis = self._sight.gis(gpu, with_cis=False)
             taken = {gi.placement: Taken(gi.profile_id, gi.placement) for gi in gis}
             for entry in entries:
                 wish = entry.wish
@@ -154,23 +116,26 @@ class Partitioner:
             for race in range(_RACES):
                 with self._log.phase("choose"):
                     entries = self._intend(job, uid, wanted, deadline)
+                begun = 0
                 try:
                     with self._log.phase("create"):
-                        entries = [self._make(entry) for entry in entries]
+                        for place, intent in enumerate(entries):
+                            begun = place + 1
+                            entries[place] = self._make(intent)
                     self._handover.give(
                         job,
                         [uuid for entry in entries for uuid in entry.uuids],
                         [entry.wish.profile for entry in entries for _ in entry.uuids],
                     )
                 except NoSpace:
-                    self._drop(job, "undo")
+                    self._undo(job, entries[begun:])
                     if race + 1 == _RACES:
                         raise NoRoom(
                             f"{describe(tuple(wanted))}: the driver refused the placement "
                             f"{_RACES} times; somebody else makes instances on this node"
                         ) from None
                 except BaseException:
-                    self._drop(job, "undo")
+                    self._undo(job, entries[begun:])
                     raise
                 else:
                     self._ledger.served(job)
@@ -200,12 +165,12 @@ class Partitioner:
                         raise
                 else:
                     return self._ledger.intend(job, uid, map(_wish, slots), self._boot)
-            time.sleep(_FIRST_RETRY)
+            time.sleep(_LOOK_AGAIN)
 
     def _make(self, entry: Entry) -> Entry:
         """Create GI and CI as intended, read them back, and give the devices to the user."""
         wish = entry.wish
-        gpu = self._gpu(wish.gpu)
+        gpu = self._sight.gpu(wish.gpu)
         profile = self._driver.geometry(gpu).profile(wish.profile)
         with self._locks.gpu(wish.gpu):
             try:
@@ -233,13 +198,26 @@ class Partitioner:
         self._ledger.live(entry, gi, cis, [ci.uuid for ci in lives.cis])
         return next(e for e in self._ledger.entries(entry.job) if e.id == entry.id)
 
+    def _undo(self, job: int, not_begun: Sequence[Entry]) -> None:
+        """Take back what acquire began, after a failure. Its own failures are noted, not raised.
+
+        What the driver was not yet asked for is only forgotten: an instance that stands at such a
+        place by now was made by somebody else.
+        """
+        try:
+            for entry in not_begun:
+                self._ledger.forget(entry)
+            self._drop(job, "undo")
+        except SlurmMigError as error:
+            self._log.note(undo=str(error))
+
     def _drop(self, job: int, phase: str) -> None:
         """Remove what the job has here, latest first; what will not go is quarantined and noted."""
         entries = self._ledger.removing(job)[::-1]
         if entries:
             with self._log.phase(phase):
                 try:
-                    self._remove_all(entries)
+                    self._teardown.remove_all(entries)
                 except (NodeFault, TeardownError) as error:
                     # Not raised: after a failed creation, its cause is what people must read.
                     self._log.note(**{phase: str(error)})
@@ -256,76 +234,10 @@ class Partitioner:
             entries = self._ledger.removing(job)
             with self._log.phase("destroy"):
                 try:
-                    self._remove_all(entries)
+                    self._teardown.remove_all(entries)
                 finally:
                     self._handover.close(job)
         return len(entries)
-
-    def _remove_all(self, entries: Sequence[Entry]) -> None:
-        """Remove these within one budget; quarantine what stays, and raise TeardownError for it."""
-        deadline = time.monotonic() + self._settings.epilog_budget
-        stuck = []
-        for entry in entries:
-            try:
-                self._remove(entry, deadline)
-            except (NodeFault, TeardownError) as error:
-                self._ledger.quarantine(entry, str(error))
-                stuck.append(str(error))
-        if stuck:
-            raise TeardownError("; ".join(stuck))
-
-    def _remove(self, entry: Entry, deadline: float) -> None:
-        """Remove one instance, trying again while it is in use, and forget it once it is gone."""
-        wish = entry.wish
-        delay = _FIRST_RETRY
-        while True:
-            with self._locks.gpu(wish.gpu):
-                try:
-                    gone = self._remove_once(entry)
-                except InUse:
-                    gone = False
-            if gone:
-                self._ledger.forget(entry)
-                return
-            # Not under the lock: others may work on this GPU while we wait.
-            if time.monotonic() + delay > deadline:
-                raise TeardownError(
-                    f"{wish.gpu} {wish.profile} at {wish.placement} of job {entry.job}: in use by "
-                    f"{self._users(entry)} after {self._settings.epilog_budget:g} s; stop them, "
-                    "then run: slurm-mig reconcile"
-                )
-            time.sleep(delay)
-            delay = min(delay * 2, _LONGEST_RETRY)
-
-    def _find(self, entry: Entry) -> Gi | None:
-        if entry.boot != self._boot:
-            return None  # instances do not survive a reboot; what is there now is not ours
-        gis = self._gis(self._gpu(entry.wish.gpu))
-        return next((gi for gi in gis if self._is(entry, gi)), None)
-
-    def _remove_once(self, entry: Entry) -> bool:
-        """One attempt; True when a second look shows that the instance is gone. Raises InUse."""
-        gi = self._find(entry)
-        if gi is None:
-            return True
-        gpu = self._gpu(entry.wish.gpu)
-        if self._isolate:
-            # First, so that nothing can open it any more between our attempts.
-            self._devices.revoke(gpu.minor, gi.id, tuple(ci.id for ci in gi.cis))
-        for ci in gi.cis:
-            self._driver.destroy_ci(gpu.uuid, gi.id, ci.id)
-        self._driver.destroy_gi(gpu.uuid, gi.id)
-        return self._find(entry) is None
-
-    def _users(self, entry: Entry) -> str:
-        """Who holds an instance, as far as the driver and /proc tell."""
-        gi = self._find(entry)
-        if gi is None:
-            return "nobody"
-        minor = self._gpu(entry.wish.gpu).minor
-        pids = set(self._driver.clients(entry.wish.gpu, gi.id))
-        pids.update(self._devices.holders(minor, gi.id, tuple(ci.id for ci in gi.cis)))
-        return ", ".join(map(describe_process, sorted(pids))) or "a client that NVML does not name"
 
     # -- reconcile --------------------------------------------------------------------------
 
@@ -335,21 +247,30 @@ class Partitioner:
         `ask` gives the jobs that Slurm has here; with None (it does not answer) only what a reboot
         ended is cleared. Its answer says nothing of jobs that start after it, so only what was here
         before is judged by it. A job whose Prolog or Epilog is at work is left to it.
+
+        All removals together have the budget of one Epilog: it runs before slurmd starts.
         """
         report = Report()
         before = self._ledger.entries()
         stamps = {job: self._handover.stamp(job) for job in self._handover.open_jobs()}
         alive = ask()
+        deadline = time.monotonic() + self._settings.epilog_budget
         for job in sorted({entry.job for entry in before} | stamps.keys()):
             old = [entry.id for entry in before if entry.job == job]
             try:
                 with self._locks.job(job, wait=False):
-                    self._reconcile_job(job, old, stamps.get(job), alive, report)
+                    self._reconcile_job(job, old, stamps.get(job), alive, report, deadline)
             except Busy:
                 report.busy.append(f"job {job}: its Prolog or Epilog is at work; left to it")
             except NodeFault as error:
                 report.skipped.append(f"job {job}: {error}")
-        for view in self.survey():
+        entries = self._ledger.entries()
+        for gpu in self._all:
+            try:
+                view = self._sight.view(gpu, entries)
+            except DriverError as error:
+                report.skipped.append(f"{gpu.uuid}: not looked for what others made: {error}")
+                continue
             for gi, owner in view.instances:
                 if owner is None and not view.whole:
                     report.foreign.append(
@@ -365,6 +286,7 @@ class Partitioner:
         stamp: int | None,
         alive: frozenset[int] | None,
         report: Report,
+        deadline: float,
     ) -> None:
         entries = [entry for entry in self._ledger.entries(job) if entry.id in old]
         ended = alive is not None and job not in alive
@@ -377,16 +299,22 @@ class Partitioner:
                 report.mended.append(f"{where}: ended by a reboot; forgotten")
             elif ended or (alive is not None and entry.state != states.LIVE):
                 doomed.append(entry)
-            elif entry.state == states.LIVE and self._find(entry) is None:
-                report.lost.append(f"{where}: gone from the GPU while its job runs")
+            elif entry.state == states.LIVE:
+                try:
+                    if self._sight.find(entry) is None:
+                        report.lost.append(f"{where}: gone from the GPU while its job runs")
+                except NodeFault as error:
+                    report.skipped.append(f"{where}: {error}")
         if not ended and any(entry.state == states.INTENT for entry in doomed):
             # Its Prolog died between intent and hand-over: the job must not run without.
             self._handover.open(job)
             self._handover.refuse(job, "the Prolog on this node did not finish")
         for entry in doomed:
             where = f"job {job}: {entry.wish.gpu} {entry.wish.profile} at {entry.wish.placement}"
+            # One attempt for what had its budget before: a timer's run must not wait for it again.
+            until = 0.0 if entry.state == states.QUARANTINED else deadline
             try:
-                self._remove_all([entry])
+                self._teardown.remove_all([entry], until)
                 report.mended.append(f"{where}: removed ({'job ended' if ended else entry.state})")
             except TeardownError as error:
                 report.stuck.append(str(error))

@@ -17,9 +17,9 @@ from slurm_mig.instances import Gpu
 from slurm_mig.layouts import layout
 from slurm_mig.log import Log
 from slurm_mig.nvml import Driver
-from slurm_mig.partitioner import GpuView
 from slurm_mig.profiles import Geometry, GiProfile
 from slurm_mig.settings import Settings
+from slurm_mig.sight import GpuView
 
 Subparsers = Any  # argparse's type for it is private
 

@@ -8,8 +8,8 @@ from rich.text import Text
 
 from slurm_mig import ledger as states
 from slurm_mig.ledger import Entry
-from slurm_mig.partitioner import GpuView
 from slurm_mig.profiles import Geometry, Placement
+from slurm_mig.sight import GpuView
 
 #: Columns for all slices of a GPU together; with its border a picture fits 80 columns.
 _WIDTH = 64

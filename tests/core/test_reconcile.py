@@ -237,7 +237,9 @@ def test_gpu_that_is_gone(site):
     site.acquire(8, "1g.5gb")
     report = site.reconcile({8})
     gone = "GPU-gone: the driver shows this GPU no more; look at dmesg for Xid errors"
-    assert report["stuck"] == [gone]
+    assert report["stuck"] == [
+        f"GPU-gone 3g.20gb at 4:4 of job 7: {gone}, then run: slurm-mig reconcile"
+    ]
     assert site.ledger() == [(7, "3g.20gb", "quarantined"), (8, "1g.5gb", "live")]
     what = f"{entry.wish.gpu} GI {entry.gi} at 4:4"
     assert report["foreign"] == [

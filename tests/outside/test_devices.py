@@ -1,12 +1,16 @@
 """The driver's trees: device nodes given to one user and taken back, facts read, never guessed."""
 
 import os
+import pwd
 import stat
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from slurm_mig.devices import Devices, describe_process
+from slurm_mig.devices import Devices, describe_processes
 from slurm_mig.errors import NodeFault
 
 # Major and minor of /dev/null: a device that can be opened wherever nodes can be made.
@@ -160,8 +164,55 @@ def test_holders(root: Path) -> None:
     assert devices.holders(1, 99, ()) == []
 
 
-def test_describe_process() -> None:
-    """A process is named as far as it is known."""
+def test_describe_processes() -> None:
+    """Processes are named as far as they are known: pid, command, user."""
     name = Path("/proc/self/comm").read_text().strip()
-    assert describe_process(os.getpid()) == f"pid {os.getpid()} ({name}, uid {os.getuid()})"
-    assert describe_process(2**30) == f"pid {2**30}"
+    user = pwd.getpwuid(os.getuid()).pw_name
+    assert describe_processes([os.getpid(), 2**30]) == [
+        f"pid {os.getpid()} ({name}, user {user})",
+        f"pid {2**30}",
+    ]
+    assert describe_processes([]) == []
+
+
+def test_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A uid that no directory knows is said as such."""
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
+    (line,) = describe_processes([os.getpid()])
+    assert line.endswith(f", uid {os.getuid()})")
+
+
+def test_directory_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look-up of users that hangs is left behind: the message says the uid, and comes."""
+    asked, answer, done = threading.Event(), threading.Event(), threading.Event()
+
+    def hang(_uid: int) -> None:
+        asked.set()
+        answer.wait(60)
+        done.set()
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", hang)
+    try:
+        (line,) = describe_processes([os.getpid()], patience=0.01)
+        assert line.endswith(f", uid {os.getuid()})")
+        assert asked.wait(60)
+        assert not done.is_set()
+    finally:
+        answer.set()
+        assert done.wait(60)
+
+
+def test_process_with_a_hostile_name() -> None:
+    """Line breaks and terminal escapes that a process put into its name are escaped."""
+    code = "open('/proc/self/comm', 'w').write('a\\nb\\x1b[2J'); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        (line,) = describe_processes([process.pid])
+        process.stdin.write(b"\n")
+    assert line.startswith(f"pid {process.pid} (a\\x0ab\\x1b[2J, ")
+    assert line.isprintable()

@@ -6,18 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from slurm_mig.driver_errors import DriverError, InUse, NoSpace, NotThere
 from slurm_mig.errors import NodeFault
-from slurm_mig.nvml import (
-    ACTIVE,
-    IN_USE,
-    RESET_REQUIRED,
-    Driver,
-    DriverError,
-    InUse,
-    NoSpace,
-    NotThere,
-    error_text,
-)
+from slurm_mig.nvml import ACTIVE, IN_USE, RESET_REQUIRED, Driver, error_text
 from slurm_mig.profiles import Placement
 from slurm_mig.simulator.handle import Simulation
 
@@ -134,25 +125,46 @@ def test_gone_is_success(one):
     driver.destroy_gi(gpu.uuid, 2)
 
 
-@pytest.mark.parametrize("error", ["NOT_FOUND", "INVALID_ARGUMENT"])
-@pytest.mark.parametrize(
-    ("function", "left"),
-    [
-        ("nvmlGpuInstanceGetInfo", 0),
-        ("nvmlGpuInstanceGetComputeInstances", 0),
-        ("nvmlComputeInstanceGetInfo", 1),
-    ],
-)
-def test_instance_that_goes_while_it_is_read(one, function, error, left):
+def test_instance_that_goes_while_it_is_read(one, monkeypatch):
     """What another process destroys between the list and the look is not in the list."""
+    _, driver, gpu, profiles = one
+    stays = driver.create_gi(gpu.uuid, profiles["3g.20gb"], Placement(0, 4))
+    goes = driver.create_gi(gpu.uuid, profiles["3g.20gb"], Placement(4, 4))
+    read = driver._read_gi
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(driver, "_read_gi", read)
+        driver.destroy_gi(gpu.uuid, goes)
+        return read(*arguments)
+
+    monkeypatch.setattr(driver, "_read_gi", overtaken)
+    assert [gi.id for gi in driver.instances(gpu)] == [stays]
+
+
+@pytest.mark.parametrize("error", ["NOT_FOUND", "INVALID_ARGUMENT"])
+def test_ci_that_goes_while_it_is_read(one, error):
+    """A CI that another process destroys between the list and the look is not in the list."""
     simulation, driver, gpu, profiles = one
     gi = driver.create_gi(gpu.uuid, profiles["3g.20gb"], Placement(4, 4))
     driver.create_ci(gpu.uuid, gi, 3)
-    simulation.fail(function, error=error)
-    found = driver.instances(gpu)
-    assert len(found) == left
-    assert all(gi.cis == () for gi in found)
+    simulation.fail("nvmlComputeInstanceGetInfo", error=error)
+    assert [found.cis for found in driver.instances(gpu)] == [()]
     assert len(driver.instances(gpu)[0].cis) == 1
+
+
+@pytest.mark.parametrize("error", ["NOT_FOUND", "INVALID_ARGUMENT"])
+@pytest.mark.parametrize(
+    "function", ["nvmlGpuInstanceGetInfo", "nvmlGpuInstanceGetComputeInstances"]
+)
+def test_instance_that_cannot_be_read(one, function, error):
+    """What stays in the driver's list is there, whatever the driver says when asked about it."""
+    simulation, driver, gpu, profiles = one
+    gi = driver.create_gi(gpu.uuid, profiles["3g.20gb"], Placement(4, 4))
+    simulation.fail(function, error=error)
+    assert [found.id for found in driver.instances(gpu)] == [gi]
+    simulation.fail(function, once=False, error=error)
+    with pytest.raises(NotThere, match=f"3g.20gb.*: {function} failed"):
+        driver.instances(gpu)
 
 
 @pytest.mark.parametrize("function", ["nvmlGpuInstanceDestroy", "nvmlComputeInstanceDestroy"])
