@@ -90,7 +90,9 @@ def _add_create(verbs: Any) -> None:
 
 def _add_fail(verbs: Any) -> None:
     fail = _verb(verbs, "fail", _fail, "make a call of a function fail")
-    fail.add_argument("function", metavar="FUNCTION", help="as nvmlGpuInstanceDestroy")
+    fail.add_argument(
+        "function", metavar="FUNCTION", help="as nvmlGpuInstanceDestroy; any: all, counted together"
+    )
     fail.add_argument("--nth", type=int, default=1, metavar="N", help="the N-th call from now on")
     fail.add_argument("--always", action="store_true", help="and all calls after it")
     fail.add_argument(

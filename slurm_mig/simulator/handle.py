@@ -39,6 +39,8 @@ from slurm_mig.simulator.records import (
 
 _NAMES = {number: name for name, number in ERRORS.items()}
 _WHOLE_GPU = 255
+#: In the place of a function's name: all of them, counted together.
+ANY = "any"
 _MAX_GPUS = 16
 _MINORS = 32  # as many as mig-minors lists
 
@@ -160,6 +162,7 @@ class Simulation:
     ) -> None:
         """Make the `nth` call of `function` from now on fail, or it and all that follow.
 
+        With `ANY` for the function it is the `nth` call of whichever.
         `error` is a name in `ERRORS`; `KILL` kills the calling process instead. With `after` a
         call that changes something is carried out first. One fault per function: a new one
         replaces the old. Raises RequestError for unknown names.
@@ -169,7 +172,7 @@ class Simulation:
             raise RequestError(f"no NVML error {error!r}; {_nearest(error, ERRORS)}")
         if nth < 1:
             raise RequestError(f"call number {nth} cannot fail; the next call is number 1")
-        name = self.function(function).encode()
+        name = (ANY if function == ANY else self.function(function)).encode()
         self._check(
             f"arm a fault in {function}",
             self._driver.slurmMigSimFail(name, nth, int(not once), int(after), code),
@@ -297,10 +300,14 @@ class Simulation:
         counted = {name: int(self._driver.slurmMigSimCalls(name.encode())) for name in self._all()}
         return {name: count for name, count in counted.items() if count}
 
+    def calls_of_any(self) -> int:
+        """How many calls there were, of all functions together, by any process."""
+        return int(self._driver.slurmMigSimCalls(ANY.encode()))
+
     def faults(self) -> dict[str, str]:
         """What is armed, in words, by function: faults and latencies."""
         found = {}
-        for name in self._all():
+        for name in [*self._all(), ANY]:
             words = []
             fault = int(self._driver.slurmMigSimGetFault(name.encode()))
             if fault:

@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from slurm_mig.errors import RequestError, SlurmMigError
+from slurm_mig.simulator.handle import ANY
 
 from .helpers import NOBODY, can_make_nodes, error_of, put
 
@@ -43,6 +44,39 @@ def test_fails_after_it_was_done(make, load):
     simulation.fail("nvmlDeviceCreateGpuInstanceWithPlacement", error="TIMEOUT", after=True)
     assert error_of(nvml, put, nvml, gpu, 9, 0, 4) == nvml.NVML_ERROR_TIMEOUT
     assert simulation.counts().left == 1
+
+
+def test_the_nth_call_of_anything(make, load):
+    """With ANY calls are counted over all functions, and a fault hits whichever is the n-th."""
+    simulation = make()
+    nvml = load(simulation)
+    gpu = nvml.nvmlDeviceGetHandleByIndex(0)
+    before = simulation.calls_of_any()
+    assert before == sum(simulation.calls().values())
+    simulation.fail(ANY, nth=3, error="TIMEOUT")
+    assert simulation.faults() == {"any": "TIMEOUT, once"}
+    asked = (nvml.nvmlDeviceGetName, nvml.nvmlDeviceGetUUID, nvml.nvmlDeviceGetMigMode)
+    answers = [error_of(nvml, function, gpu) for function in (*asked, *asked)]
+    assert answers == [0, 0, nvml.NVML_ERROR_TIMEOUT, 0, 0, 0]
+    assert simulation.faults() == {}
+    simulation.fail(ANY, nth=2, once=False, error="UNKNOWN")
+    answers = [error_of(nvml, function, gpu) for function in asked]
+    assert answers == [0, nvml.NVML_ERROR_UNKNOWN, nvml.NVML_ERROR_UNKNOWN]
+    assert simulation.calls_of_any() == before + 9
+    simulation.clear_faults()
+    assert error_of(nvml, nvml.nvmlDeviceGetName, gpu) == 0
+    assert simulation.calls()["nvmlDeviceGetName"] == 4
+
+
+def test_fault_of_one_function_beside_that_of_any(make, load):
+    """Both count down at every call; a function's own fault comes first."""
+    simulation = make()
+    nvml = load(simulation)
+    gpu = nvml.nvmlDeviceGetHandleByIndex(0)
+    simulation.fail("nvmlDeviceGetName", error="TIMEOUT")
+    simulation.fail(ANY, nth=2, error="UNKNOWN")
+    answers = [error_of(nvml, nvml.nvmlDeviceGetName, gpu) for _ in range(3)]
+    assert answers == [nvml.NVML_ERROR_TIMEOUT, nvml.NVML_ERROR_UNKNOWN, 0]
 
 
 @pytest.mark.parametrize(("after", "left"), [(False, 0), (True, 1)])

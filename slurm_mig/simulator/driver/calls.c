@@ -20,7 +20,7 @@ static const struct {
 #undef FN
 };
 
-_Static_assert(FN_COUNT <= MAX_FUNCTIONS, "the state has no room for more");
+_Static_assert(FN_ANY < MAX_FUNCTIONS, "the state has no room for more");
 
 static _Atomic unsigned initialised;
 /* The error that the call now running on this thread shall return although it was carried out. */
@@ -36,7 +36,7 @@ int call_function_by_name(const char *name)
     for (unsigned i = 0; i < FN_COUNT; i++)
         if (strcmp(functions[i].name, name) == 0)
             return (int)i;
-    return -1;
+    return strcmp(name, "any") == 0 ? FN_ANY : -1;
 }
 
 bool call_privileged(void)
@@ -74,11 +74,16 @@ static uint32_t fault_due(struct fault *fault)
 static nvmlReturn_t begin(enum function function)
 {
     struct function_shared *shared = &sim.shared->function[function];
-    uint32_t fault;
+    struct function_shared *any = &sim.shared->function[FN_ANY];
+    uint32_t fault, fault_of_any;
 
     atomic_fetch_add(&shared->calls, 1);
+    atomic_fetch_add(&any->calls, 1);
     error_after = 0;
     fault = fault_due(&shared->fault);
+    fault_of_any = fault_due(&any->fault); /* counts down in any case */
+    if (fault == 0)
+        fault = fault_of_any;
     if ((fault & FAULT_AFTER) && functions[function].kind == CHANGES)
         error_after = fault;
     else if (fault)

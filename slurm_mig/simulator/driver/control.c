@@ -30,7 +30,7 @@ EXPORT long long slurmMigSimCalls(const char *function)
     return (long long)atomic_load(&sim.shared->function[index].calls);
 }
 
-/* The `nth` call from now on fails, or, with `from_then_on`, it and all after it. `error` 0xffff
+/* The `nth` call of `function`, or of "any", from now on fails, or, with `from_then_on`, it and all after it. `error` 0xffff
  * kills the calling process instead. `after`: a mutating call is carried out all the same. */
 EXPORT nvmlReturn_t slurmMigSimFail(const char *function, unsigned int nth, int from_then_on,
                                     int after, unsigned int error)
@@ -91,7 +91,7 @@ EXPORT nvmlReturn_t slurmMigSimClear(void)
 {
     nvmlReturn_t result = state_open();
 
-    for (unsigned i = 0; result == NVML_SUCCESS && i < FN_COUNT; i++) {
+    for (unsigned i = 0; result == NVML_SUCCESS && i <= FN_ANY; i++) {
         atomic_store(&sim.shared->function[i].fault.what, 0);
         atomic_store(&sim.shared->function[i].latency_us, 0);
     }

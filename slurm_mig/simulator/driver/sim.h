@@ -166,7 +166,8 @@ enum function {
 #define FN(name, kind) FN_##name,
 #include "functions.def"
 #undef FN
-    FN_COUNT
+    FN_COUNT,
+    FN_ANY = FN_COUNT /* counts, and makes fail, the calls of all of them together */
 };
 
 nvmlReturn_t call_enter(enum function function);
