@@ -188,7 +188,17 @@ def _content(context: Context, ours: str, path: Path, install: str) -> Iterator[
             said = f"reads {has.get(key, 'no configuration')}, not {want[key]}"
         yield failure(what, said, "it does not do what the configuration says", install)
     if "PYTHON" in want:
-        yield from _python(what, has, bool(_INSTALLATION & set(differ)), install)
+        other = "PYTHON_PATH" in differ or not _same_python(has.get("PYTHON", ""), want["PYTHON"])
+        yield from _python(what, has, other, install)
+
+
+def _same_python(one: str, other: str) -> bool:
+    """Whether two paths are one interpreter: a virtual environment has it as python and python3.
+
+    The folders must be the same too: all environments of a host link to one and the same program.
+    """
+    a, b = Path(one), Path(other)
+    return a == b or (a.parent == b.parent and a.exists() and b.exists() and a.samefile(b))
 
 
 def _python(what: str, has: dict[str, str], other: bool, install: str) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from slurm_mig import ledger, ledger_file
+from slurm_mig import ledger
 from slurm_mig.doctor.context import Context
 from slurm_mig.doctor.finding import (
     ANYWHERE,

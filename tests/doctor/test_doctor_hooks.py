@@ -1,6 +1,7 @@
 """The hooks: in slurm.conf, on the disk, root's alone, current."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -221,6 +222,15 @@ def test_python_is_gone(host):
         "failure ~/n1/hooks/slurm-mig-epilog: slurm_mig is not in its PYTHON_PATH: it fails for "
         f"every job; mend: {INSTALL}"
     )
+
+
+def test_other_name_of_the_same_python(host):
+    """A virtual environment has its interpreter under several names: that is no other one."""
+    python, _ = python_of(host)
+    folder = Path(python).parent
+    other = next(p for p in folder.glob("python3*") if str(p) != python and p.samefile(python))
+    edit(host, NAMES[0], f"PYTHON={python}\n", f"PYTHON={other}\n")
+    assert host.found("hooks.files")[0].startswith("ok ~/n1/hooks/slurm-mig-prolog: ")
 
 
 def test_other_installation(host):
