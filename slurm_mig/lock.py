@@ -96,3 +96,8 @@ class Locks:
                 yield
             finally:
                 path.unlink(missing_ok=True)
+
+    def jobs(self) -> list[int]:
+        """The jobs whose lock has a file: their hook is at work, or was killed."""
+        names = (path.stem.removeprefix("job-") for path in self._folder.glob("job-*.lock"))
+        return sorted(int(name) for name in names if name.isdecimal())

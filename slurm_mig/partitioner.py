@@ -255,7 +255,8 @@ class Partitioner:
         stamps = {job: self._handover.stamp(job) for job in self._handover.open_jobs()}
         alive = ask()
         deadline = time.monotonic() + self._settings.epilog_budget
-        for job in sorted({entry.job for entry in before} | stamps.keys()):
+        # Locks too: of a Prolog killed before it made its folder, nothing else is left.
+        for job in sorted({entry.job for entry in before} | stamps.keys() | {*self._locks.jobs()}):
             old = [entry.id for entry in before if entry.job == job]
             try:
                 with self._locks.job(job, wait=False):

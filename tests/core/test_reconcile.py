@@ -256,3 +256,12 @@ def test_what_is_there_after_a_reboot_is_not_ours(site):
         (view,) = core.survey()
     assert [(gi.id, owner) for gi, owner in view.instances] == [(entry.gi, None)]
     assert view.pending == (entry,)
+
+
+def test_lock_file_of_a_killed_hook(site):
+    """All that is left of a Prolog killed before it made its folder is removed."""
+    left = site.node.folder / "state/locks/job-7.lock"
+    site.release(7)  # makes the folder of the locks
+    left.touch()
+    assert site.reconcile({8}) == {}
+    assert not left.exists()

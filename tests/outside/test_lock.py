@@ -107,3 +107,14 @@ def test_lock_file_that_is_a_link(tmp_path: Path) -> None:
     with refused, Locks(tmp_path, 0.05, 0.05).host():
         pass
     assert not target.exists()
+
+
+def test_jobs_by_their_locks(tmp_path: Path) -> None:
+    """A job is listed while its lock has a file: held, or left by a killed holder."""
+    locks = Locks(tmp_path, 1, 1)
+    assert locks.jobs() == []
+    with locks.job(7), locks.host(), locks.gpu("GPU-1"):
+        (tmp_path / "locks/job-12.lock").touch()
+        (tmp_path / "locks/job-x.lock").touch()
+        assert locks.jobs() == [7, 12]
+    assert locks.jobs() == [12]
