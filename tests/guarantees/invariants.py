@@ -108,12 +108,13 @@ def folders(node: RehearsalNode) -> dict[int, Folder]:
 
 def look(node: RehearsalNode) -> Seen:
     """All that there is on a node."""
+    load = node.simulation.root / "sys/module/nvidia"
     return Seen(
         node.simulation.instances(),
         {gpu.gpu: gpu.uuid for gpu in node.simulation.gpus()},
         rows(node),
         folders(node),
-        node.simulation.boot_id(),
+        f"{node.simulation.boot_id()}/{load.stat().st_ino}",
     )
 
 
@@ -223,16 +224,23 @@ def _served(node: RehearsalNode, seen: Seen, job: int, wanted: Job, before: bool
 
 def _fits(free: list[tuple[Plain, tuple[int, ...]]], names: list[str]) -> bool:
     """Whether all of these profiles can be made at once: tries every place for each in turn."""
-    if not names:
-        return True
-    name, *rest = names
-    for k, (brute, taken) in enumerate(free):
-        for i, (profile, _) in enumerate(brute.every):
-            if profile.name == name and brute.legal((*taken, i)):
-                there = (brute, tuple(sorted((*taken, i))))
-                if _fits([*free[:k], there, *free[k + 1 :]], rest):
-                    return True
-    return False
+    dead: set[tuple[int, tuple[tuple[int, ...], ...]]] = set()
+
+    def fits(taken: tuple[tuple[int, ...], ...], at: int) -> bool:
+        if at == len(names):
+            return True
+        if (at, taken) in dead:
+            return False
+        for k, (brute, _) in enumerate(free):
+            for i, (profile, _) in enumerate(brute.every):
+                if profile.name == names[at] and brute.legal((*taken[k], i)):
+                    there = tuple(sorted((*taken[k], i)))
+                    if fits((*taken[:k], there, *taken[k + 1 :]), at + 1):
+                        return True
+        dead.add((at, taken))
+        return False
+
+    return fits(tuple(taken for _, taken in free), 0)
 
 
 def _cannot_keep(node: RehearsalNode, seen: Seen) -> list[str]:
@@ -275,6 +283,7 @@ def settled(
     quarantined: Collection[int] = (),
     foreign: Collection[GpuInstance] = (),
     promises: bool = True,
+    lock_files: bool = True,
     seen: Seen | None = None,
 ) -> None:
     """Assert that the node is as its jobs leave it, and else as if it had never had any.
@@ -284,6 +293,7 @@ def settled(
     is asserted. Nobody else has a row, an instance or a folder. The promises that are left can be
     kept at once (not looked at where a foreign or quarantined instance, or a job at work, takes
     space of its own, nor with `promises` false: what is left of earlier ones may stand in the way).
+    `lock_files` false: an empty lock file may stay, until reconcile comes.
     """
     seen = seen or look(node)
     wrong = _always(node, seen, foreign)
@@ -308,7 +318,7 @@ def settled(
     wrong += [
         f"stays behind: {path.name}"
         for path in locks.glob("job-*.lock")
-        if int(path.stem.removeprefix("job-")) not in {*at_work, *jobs, *refused}
+        if lock_files and int(path.stem.removeprefix("job-")) not in {*at_work, *jobs, *refused}
     ]
     if promises and not (
         foreign or at_work or any(row.state == "quarantined" for row in seen.rows)
