@@ -115,3 +115,15 @@ def test_a_restart_of_slurmd_drains_no_node(elastic: Rendered) -> None:
     offer(elastic, "mig:7g.40gb:2,mig:none:12")
     cluster.wait_job(cluster.sbatch("true", "--gres=mig:7g.40gb:1"))
     assert complaints(cluster.log("slurmctld")) == []
+
+
+def test_a_restart_of_slurmctld_begins_with_the_layout(elastic: Rendered) -> None:
+    """The counts are those of slurm.conf, no node is drained, and the anchor is down as before."""
+    cluster = elastic.cluster
+    offer(elastic, "mig:7g.40gb:2,mig:none:12")
+    cluster.end_daemon("slurmctld")
+    cluster.start_slurmctld()
+    cluster.wait_nodes_idle()
+    assert nonzero(elastic) == LAYOUT
+    assert "DOWN" in cluster.node_states("mig-anchor")
+    cluster.wait_job(cluster.sbatch("true", "--gres=mig:2g.10gb:2"))

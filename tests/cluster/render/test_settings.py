@@ -59,3 +59,25 @@ def test_what_a_job_alone_on_its_node_gets(rendered: Rendered) -> None:
     rendered.allocate({"n1": ["--exclusive", "--gres=mig:3g.20gb:1"]})
     new = rendered.cluster.release >= (23, 2)
     assert rendered.running() == {"n1": {("mig", "3g.20gb"): 1} if new else PROMISES}
+
+
+def test_a_group_of_many_nodes(install: SlurmInstall) -> None:
+    """A host list with leading zeros stands in slurm.conf and gres.conf as the admin wrote it."""
+    names = ["gpu08", "gpu09", "gpu10", "login"]
+
+    def describe(places: Mapping[str, str]) -> str:
+        where = places["gpu08"].rpartition("Port=")[0]
+        ports = ",".join(places[name].rpartition("=")[2] for name in names)
+        return f"""
+[nodes.a100]
+hosts = "gpu[08-10],login"
+gpus = "A100-SXM4-40GB:1"
+layout = "halves"
+conf = "{where}Port=[{ports}] CPUs=8 State=UNKNOWN"
+"""
+
+    with running(install, names, describe) as one:
+        assert one.offered() == {name: {("mig", "3g.20gb"): 2} for name in names}
+        assert {name: one.registered(name) for name in names} == one.offered()
+        said = one.cluster.srun("-N4", "--gres=mig:3g.20gb:2", "printenv", "SLURMD_NODENAME")
+        assert sorted(said.stdout.split()) == names
