@@ -25,10 +25,10 @@ Work = Callable[[Settings, int, Log], tuple[str, int]]
 
 
 @contextmanager
-def partitioner(settings: Settings, log: Log) -> Iterator[Partitioner]:
-    """The core over this node's driver, both closed after. Raises NodeFault."""
+def partitioner(settings: Settings, log: Log, *, mend: bool = False) -> Iterator[Partitioner]:
+    """The core over this node's driver, both closed after; `mend` as there. Raises NodeFault."""
     with Driver(settings.driver_library) as driver:
-        core = Partitioner(settings, driver, log)
+        core = Partitioner(settings, driver, log, mend=mend)
         try:
             yield core
         finally:

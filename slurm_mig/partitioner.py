@@ -14,12 +14,13 @@ from pathlib import Path
 
 from slurm_mig import chosen, packing
 from slurm_mig import ledger as states
+from slurm_mig.books import Books
 from slurm_mig.devices import Devices
 from slurm_mig.driver_errors import DriverError, NoSpace
 from slurm_mig.errors import NodeFault, NoRoom, SlurmMigError, TeardownError
 from slurm_mig.handover import Handover
 from slurm_mig.layouts import layout
-from slurm_mig.ledger import Entry, Ledger, Wish
+from slurm_mig.ledger import Entry, Wish
 from slurm_mig.lock import Busy, Locks
 from slurm_mig.log import Log
 from slurm_mig.nvml import Driver
@@ -50,16 +51,17 @@ class Report:
 class Partitioner:
     """The core over one node's driver, ledger and locks. One per process."""
 
-    def __init__(self, settings: Settings, driver: Driver, log: Log) -> None:
+    def __init__(self, settings: Settings, driver: Driver, log: Log, *, mend: bool = False) -> None:
+        """`mend`: a damaged ledger is put aside and rebuilt (books.py), else it is an error."""
         state = Path(settings.state_directory)
         self._settings, self._driver, self._log = settings, driver, log
-        self._ledger = Ledger(state)
         self._locks = Locks(state, settings.lock_timeout, settings.lock_gpu_timeout)
         self._devices = Devices(Path(settings.driver_root))
         self._handover = Handover(Path(settings.state_run_directory))
         self._isolate = settings.isolation_devices == "owner"
-        self._boot = self._devices.boot_id()
-        self._sight = Sight(driver, self._boot, settings.mig_minors)
+        self._sight = Sight(driver, self._devices.life(), settings.mig_minors)
+        self._books = Books(state, self._locks, self._handover, self._sight, settings.lock_timeout)
+        self._ledger = self._books.open(mend=mend)
         self._all = self._sight.gpus
         self.lost = self._sight.lost
         self._teardown = Teardown(
@@ -110,6 +112,7 @@ class Partitioner:
         Raises NoRoom, RequestError (nothing was made), NodeFault (undone, or quarantined).
         """
         with self._locks.job(job):
+            self._books.demand(self._ledger, job)
             self._handover.open(job)
             self._drop(job, "drop")  # this id ran here before, and its Epilog did not finish
             deadline = time.monotonic() + self._settings.prolog_wait
@@ -122,6 +125,7 @@ class Partitioner:
                         for place, intent in enumerate(entries):
                             begun = place + 1
                             entries[place] = self._make(intent)
+                    self._books.hand_over(job, entries)
                     self._handover.give(
                         job,
                         [uuid for entry in entries for uuid in entry.uuids],
@@ -149,7 +153,7 @@ class Partitioner:
         while True:
             with self._locks.host():
                 # Entries of an earlier boot hold nothing any more; reconcile will forget them.
-                entries = [e for e in self._ledger.entries() if e.boot == self._boot]
+                entries = [e for e in self._ledger.entries() if self._sight.now(e)]
                 spaces = self._spaces(entries)
                 # What lives on a GPU that has since been left out takes nothing of these.
                 here = {space.uuid for space in spaces}
@@ -164,7 +168,7 @@ class Partitioner:
                     if time.monotonic() >= deadline:
                         raise
                 else:
-                    return self._ledger.intend(job, uid, map(_wish, slots), self._boot)
+                    return self._ledger.intend(job, uid, map(_wish, slots), self._sight.life)
             time.sleep(_LOOK_AGAIN)
 
     def _make(self, entry: Entry) -> Entry:
@@ -205,6 +209,7 @@ class Partitioner:
         place by now was made by somebody else.
         """
         try:
+            self._handover.disown(job)
             for entry in not_begun:
                 self._ledger.forget(entry)
             self._drop(job, "undo")
@@ -231,7 +236,9 @@ class Partitioner:
         without instances is success.
         """
         with self._locks.job(job):
+            self._books.demand(self._ledger, job)
             entries = self._ledger.removing(job)
+            self._handover.disown(job)
             with self._log.phase("destroy"):
                 try:
                     self._teardown.remove_all(entries)
@@ -250,7 +257,9 @@ class Partitioner:
 
         All removals together have the budget of one Epilog: it runs before slurmd starts.
         """
-        report = Report()
+        report = Report(
+            mended=[*self._books.aside, *self._books.taken_up], skipped=list(self._books.doubts)
+        )
         before = self._ledger.entries()
         stamps = {job: self._handover.stamp(job) for job in self._handover.open_jobs()}
         alive = ask()
@@ -278,6 +287,11 @@ class Partitioner:
                         f"{view.gpu.uuid} GI {gi.id} at {gi.placement}: not made by slurm-mig; "
                         "left alone, its space is not offered"
                     )
+        if self._books.aside and report.foreign:
+            report.skipped.append(
+                "since the ledger was put aside nobody knows whose the foreign instances are; for "
+                "one that no job uses: nvidia-smi mig -i GPU -dci -gi GI, then -dgi -gi GI"
+            )
         return report
 
     def _reconcile_job(
@@ -292,12 +306,18 @@ class Partitioner:
         entries = [entry for entry in self._ledger.entries(job) if entry.id in old]
         ended = alive is not None and job not in alive
         doomed = []
+        if entries and not ended and not any(map(self._sight.now, entries)):
+            # By now the UUIDs that it was handed may be those of somebody else's instances.
+            self._handover.open(job)
+            self._handover.refuse(job, "a reboot or a reload of the driver ended its instances")
         for entry in entries:
             wish = entry.wish
             where = f"job {job}: {wish.gpu} {wish.profile} at {wish.placement}"
-            if entry.boot != self._boot:
+            if not self._sight.now(entry):
                 self._ledger.forget(entry)
-                report.mended.append(f"{where}: ended by a reboot; forgotten")
+                report.mended.append(
+                    f"{where}: ended by a reboot or a reload of the driver; forgotten"
+                )
             elif ended or (alive is not None and entry.state != states.LIVE):
                 doomed.append(entry)
             elif entry.state == states.LIVE:
@@ -310,6 +330,10 @@ class Partitioner:
             # Its Prolog died between intent and hand-over: the job must not run without.
             self._handover.open(job)
             self._handover.refuse(job, "the Prolog on this node did not finish")
+        if ended and doomed:
+            unchanged = self._handover.stamp(job) == stamp
+            self._handover.disown(job)
+            stamp = self._handover.stamp(job) if unchanged else None
         for entry in doomed:
             where = f"job {job}: {entry.wish.gpu} {entry.wish.profile} at {entry.wish.placement}"
             # One attempt for what had its budget before: a timer's run must not wait for it again.

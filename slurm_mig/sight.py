@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from slurm_mig import chosen
 from slurm_mig.errors import NodeFault
 from slurm_mig.instances import Gi, Gpu
-from slurm_mig.ledger import Entry
+from slurm_mig.ledger import Entry, same_life
 from slurm_mig.nvml import Driver
 from slurm_mig.profiles import Geometry
 
@@ -29,12 +29,12 @@ class GpuView:
 class Sight:
     """A node's GPUs as they were when the process began, and what lives on them now.
 
-    `boot` is the kernel's boot id, `minors` what `[gpus] mig` names (None: all).
+    `life` is that of the driver (`Devices.life`), `minors` what `[gpus] mig` names (None: all).
     """
 
-    def __init__(self, driver: Driver, boot: str, minors: tuple[int, ...] | None) -> None:
+    def __init__(self, driver: Driver, life: str, minors: tuple[int, ...] | None) -> None:
         self._driver, self._minors = driver, minors
-        self.boot = boot
+        self.life = life
         self.gpus = driver.gpus()
         self.lost = tuple(driver.lost)  # GPUs that fell off the bus, a sentence each
 
@@ -66,23 +66,30 @@ class Sight:
         geometry = self._driver.geometry(gpu) if gpu.mig else None
         return GpuView(gpu, geometry, pairs, missing, whole=not self.named(gpu))
 
+    def now(self, entry: Entry) -> bool:
+        """Whether the entry is of this life of the driver: no instance outlives it."""
+        return same_life(entry.boot, self.life)
+
     def owns(self, entry: Entry, gi: Gi) -> bool:
         """Whether this GI is the one of the entry.
 
         An intent has no id yet: its placement was free when it was written, so a GI of that very
-        profile and placement is what the intent made.
+        profile and placement is what the intent made. Other UUIDs mean that somebody made it
+        anew; the same ones mean nothing, since some drivers derive them from the place.
         """
+        uuids = {ci.uuid for ci in gi.cis}
         return (
-            entry.boot == self.boot
+            self.now(entry)
             and entry.gi in (None, gi.id)
             and entry.wish.profile_id == gi.profile_id
             and entry.wish.placement == gi.placement
+            and (not entry.uuids or not uuids or not uuids.isdisjoint(entry.uuids))
         )
 
     def find(self, entry: Entry) -> Gi | None:
         """The entry's GI. Raises NodeFault where the driver cannot say that there is none."""
-        if entry.boot != self.boot:
-            return None  # instances do not survive a reboot; what is there now is not ours
+        if not self.now(entry):
+            return None  # what is there now is not ours
         gpu = self.gpu(entry.wish.gpu)
         # GIs are looked for by profile, so one of a profile that the driver left out this time
         # would look gone. Out of MIG mode (not: without one) nothing lives.

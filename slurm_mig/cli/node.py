@@ -275,7 +275,7 @@ def reconcile(arguments: argparse.Namespace) -> int:
             unasked = str(error)
             return None
 
-    with hook.partitioner(settings, log) as core:
+    with hook.partitioner(settings, log, mend=True) as core:
         report = core.reconcile(ask)
     if unasked:
         report.skipped.append(f"Slurm was not asked which jobs live: {unasked}")

@@ -245,7 +245,10 @@ def test_reconcile_after_a_reboot(admin):
     gpu = admin.sim.gpus()[0].uuid
     assert (said.status, said.out) == (
         0,
-        f"mended: job 7: {gpu} 3g.20gb at 4:4: ended by a reboot; forgotten\n",
+        (
+            f"mended: job 7: {gpu} 3g.20gb at 4:4: ended by a reboot or a reload of the driver; "
+            "forgotten\n"
+        ),
     )
     assert "reconcile: outcome=ok mended=1 " in admin.node.log.read_text()
 

@@ -19,7 +19,8 @@ def test_one_instance(site):
     assert (gi.profile, gi.placement, gi.id) == ("3g.20gb", entry.wish.placement, entry.gi)
     assert [(ci.id, ci.uuid) for ci in gi.compute] == [(*entry.cis, *entry.uuids)]
     assert (entry.job, entry.uid, entry.state) == (7, 1234, "live")
-    assert entry.boot == site.sim.boot_id()
+    load = (site.sim.root / "sys/module/nvidia").stat().st_ino
+    assert entry.boot == f"{site.sim.boot_id()}/{load}"
     assert site.entries() == [entry]
     assert (site.run / "jobs/7/env").read_text() == (
         f"export CUDA_VISIBLE_DEVICES={entry.uuids[0]}\n"

@@ -132,7 +132,9 @@ def test_reboot(site):
     site.foreigner("3g.20gb", 4)
     assert [gi.id for gi in site.sim.instances()] == [entry.gi]
     report = site.reconcile(None)
-    assert report["mended"] == [f"{where(entry)}: ended by a reboot; forgotten"]
+    assert report["mended"] == [
+        f"{where(entry)}: ended by a reboot or a reload of the driver; forgotten"
+    ]
     assert len(report["foreign"]) == 1
     assert site.ledger() == []
     assert site.sim.counts().destroyed == 0

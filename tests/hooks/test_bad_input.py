@@ -155,7 +155,7 @@ ROWS = [
     Row(
         *("ledger is not SQLite", no_sqlite, 1),
         "slurm-mig: ledger {dir}/state/ledger.sqlite: file is not a database; nothing was changed. "
-        "Look at the file and its disk, then run: slurm-mig reconcile\n",
+        "To put it aside and rebuild it run: slurm-mig reconcile\n",
         epilog=1,
     ),
     Row(

@@ -275,6 +275,6 @@ def test_reboot_of_a_node(spine: Spine) -> None:
     spine.cluster.wait_job(job)
     assert node.simulation.counts().lost == lost + 1
     assert booted.returncode == 0
-    assert "ended by a reboot; forgotten" in booted.stdout
+    assert "ended by a reboot or a reload of the driver; forgotten" in booted.stdout
     assert after == {}
     assert [one["profiles"] for one in spine.seen(job)] == ["1g.5gb", "1g.5gb"]
