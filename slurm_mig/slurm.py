@@ -7,7 +7,8 @@ characters, or one line that we wrote ourselves.
 Which command says what (each checked on Slurm 22.05.8, 24.11.5 and 26.05.5):
 
 - One job: `scontrol show job ID -d --json` from 23.02 on. The scontrol of 22.05 has no `--json`.
-  There its text is read (3 ms), and if a user's text in it could be taken for something else,
+  There its text is read (3 ms), of a task or component that does not stand alone there once more
+  by its own address, and if a user's text in it could be taken for something else,
   `squeue --json`, which in 22.05 always loads and shows all jobs of the cluster.
 - One node: `scontrol show node NAME --json`; in 22.05 `sinfo --json`, which shows all nodes.
 - `scontrol requeue` and `requeuehold` bring back a job that its user has just cancelled; so the
@@ -195,7 +196,14 @@ class ScontrolClient:
         if self._json:
             return job_from_json(said.out, job_id, node)
         try:
-            return job_from_text(said.out, job_id, node)
+            try:
+                return job_from_text(said.out, job_id, node)
+            except AmbiguousText as error:
+                if not error.address:
+                    raise
+                said = self._ask(what, ["scontrol", "show", "job", error.address, "-d"])
+                self._demand(said, what)
+                return job_from_text(said.out, job_id, node)
         except AmbiguousText:
             said = self._ask(what, ["squeue", "--json", "-j", job_number(job_id)])
             self._demand(said, what)

@@ -15,7 +15,7 @@ from slurm_mig.settings import Settings
 
 #: gres.conf knows Flags=explicit from here on; before, `--exclusive` takes every instance.
 EXPLICIT_FLAG = Release(23, 2)
-#: scontrol can print JSON, so a record needs one question; before, up to two.
+#: scontrol can print JSON, so a record needs one question; before, up to three.
 JSON_RECORDS = Release(23, 2)
 #: Prolog and Epilog may stand several times: 22.05 takes the last, 24.11 and 26.05 run all (seen).
 SEVERAL_HOOKS = Release(24, 11)
@@ -62,7 +62,7 @@ def timeouts(settings: Settings, release: Release) -> Timeouts:
     holds. Epilog: Partitioner.release, whose last attempt may begin when its budget ends.
     """
     gpu, budget = settings.lock_gpu_timeout, settings.epilog_budget
-    questions = 5 if release >= JSON_RECORDS else 7
+    questions = 5 if release >= JSON_RECORDS else 9
     prolog = (
         Wait(_OVERHEAD, "start, the driver's work"),
         Wait(questions * settings.slurm_timeout, f"{questions} questions, [slurm] timeout"),

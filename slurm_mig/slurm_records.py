@@ -40,7 +40,14 @@ class SlurmRefused(SlurmMigError):
 
 
 class AmbiguousText(SlurmMigError):
-    """A user's text in scontrol's text could be taken for what scontrol says itself."""
+    """A user's text in scontrol's text could be taken for what scontrol says itself.
+
+    `address`: how to ask scontrol for this job alone, where it spoke of several; else "".
+    """
+
+    def __init__(self, text: str, address: str = "") -> None:
+        super().__init__(text)
+        self.address = address
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,13 +227,15 @@ def job_record(job: Mapping[str, Any], node: str) -> JobRecord:
 
 
 def _entries(text: str | bytes, key: str, what: str) -> list[Mapping[str, Any]]:
+    # Slurm hands on what users wrote as it is, and what is no UTF-8 in a job's name is no fault.
+    said = text.decode(errors="replace") if isinstance(text, bytes) else text
     try:
-        answer = json.loads(text)
+        answer = json.loads(said)
         found = answer[key]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        said = one_line(text[:80].decode(errors="replace") if isinstance(text, bytes) else text, 80)
         raise SlurmUnavailable(
-            f"{what}: Slurm's answer is not JSON with {key!r} ({type(error).__name__}): {said!r}"
+            f"{what}: Slurm's answer is not JSON with {key!r} ({type(error).__name__}): "
+            f"{one_line(said, 80)!r}"
         ) from error
     return [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
 
@@ -248,15 +257,15 @@ def job_from_json(text: str | bytes, job_id: int, node: str) -> JobRecord:
 _ANCHORS = ("UserId", "JobState", "Requeue", "StartTime", "NodeList", "TRES", "Socks/Node")
 _AFTER_DETAIL = "MinCPUsNode"
 _HEAD = re.compile(
-    r"JobId=(\d+) (?:ArrayJobId=(\d+) ArrayTaskId=(\S+) |HetJobId=(\d+) HetJobOffset=\S+ )?"
+    r"JobId=(\d+) (?:ArrayJobId=(\d+) ArrayTaskId=(\S+) |HetJobId=(\d+) HetJobOffset=(\S+) )?"
 )
 
 
 def job_from_text(text: str | bytes, job_id: int, node: str) -> JobRecord:
     """Read job `job_id` out of the text of `scontrol show job -d` of Slurm 22.05.
 
-    AmbiguousText if what a user wrote could be mistaken for Slurm's own lines: then ask for JSON.
-    JobUnknown and SlurmUnavailable as in `job_from_json`.
+    AmbiguousText if what a user wrote could be mistaken for Slurm's own lines: then ask for the
+    job alone, or for JSON. JobUnknown and SlurmUnavailable as in `job_from_json`.
     """
     said = text.decode(errors="replace") if isinstance(text, bytes) else text
     lines = said.split("\n")
@@ -264,12 +273,17 @@ def job_from_text(text: str | bytes, job_id: int, node: str) -> JobRecord:
     ours = [at for at in heads if lines[at].startswith(f"JobId={job_id} ")]
     if not ours:
         raise JobUnknown(f"job {job_id}: Slurm does not know it (any more)")
-    ends = [at for at in heads if at > ours[0]] + [len(lines)]
-    block = lines[ours[0] : ends[0]]
+    if len(heads) > 1:
+        # All tasks of an array for its first id, all components of a job for its leader's. But a
+        # job name can hold a whole record and then the head of another job, so that Slurm's own
+        # lines seem to be of that one. A name stands after its head, so this line is Slurm's own.
+        address = _alone(lines[ours[0]]) if len(ours) == 1 else ""
+        raise AmbiguousText(f"job {job_id}: scontrol's text has several records", address)
+    block = lines[ours[0] :]
     found = {name: _lines_of(block, name) for name in (*_ANCHORS, _AFTER_DETAIL)}
     places = [at[0] for at in found.values() if at]
     once = all(len(at) == 1 for at in found.values())
-    if len(ours) != 1 or not once or places != sorted(places):
+    if not once or places != sorted(places):
         raise AmbiguousText(f"job {job_id}: its text could be misread; ask for JSON")
     value = {name: block[at[0]].strip() for name, at in found.items()}
     details = block[places[-2] + 1 : places[-1]]
@@ -277,6 +291,14 @@ def job_from_text(text: str | bytes, job_id: int, node: str) -> JobRecord:
         return _record_of_text(job_id, node, block, value, details)
     except (AttributeError, KeyError, ValueError, IndexError) as error:
         raise AmbiguousText(f"job {job_id}: {type(error).__name__} in scontrol's text") from error
+
+
+def _alone(line: str) -> str:
+    """How to name a task or component to scontrol so that it shows no other; "" if unknown."""
+    head = _HEAD.match(line)
+    if head and head[2] and head[3].isdecimal():
+        return f"{head[2]}_{head[3]}"
+    return f"{head[4]}+{head[5]}" if head and head[4] and head[5].isdecimal() else ""
 
 
 def job_from_answer(text: str | bytes, job_id: int, node: str) -> JobRecord | None:

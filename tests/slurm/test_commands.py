@@ -196,6 +196,21 @@ def test_text_that_could_be_forged_makes_it_ask_for_json(commands: Commands) -> 
     assert commands.calls()[-1] == ["--json", "-j", "2"]
 
 
+def test_one_of_several_records_is_asked_for_alone(commands: Commands) -> None:
+    """Where scontrol's text has a whole array, the task is asked for by its own address."""
+    text = (SAMPLES / "22.05/array.txt").read_text()
+    [alone] = [one for one in text.split("\n\n") if one.lstrip().startswith("JobId=8 ")]
+    (commands.folder / "alone.txt").write_text(alone)
+    old, _ = old_scontrol("array.txt").split("\n")
+    commands.write(
+        "scontrol",
+        f'{old}\ncase "$*" in *6_4*) cat {commands.folder}/alone.txt;; '
+        f"*) cat {SAMPLES}/22.05/array.txt;; esac",
+    )
+    assert commands.client().job(8, "node02").gres == "mig:1g.5gb(CNT:1)"
+    assert commands.calls()[1:] == [["show", "job", "8", "-d"], ["show", "job", "6_4", "-d"]]
+
+
 def test_a_complaint_is_a_refusal_even_with_exit_0(commands: Commands) -> None:
     """Slurm 24.11 refuses with exit 0; what it says on stderr decides."""
     commands.write(

@@ -179,7 +179,10 @@ def test_job_text_of_22_05_says_what_its_json_says(case: tuple) -> None:
     Except that a comment with line breaks ends with its first line.
     """
     name, job_id, node, _, _ = case
-    by_text = job_from_text(sample("22.05", f"{name}.txt"), job_id, node)
+    records = sample("22.05", f"{name}.txt").decode().split("\n\n")
+    # Of several records the job's own, as scontrol prints it when asked for it alone.
+    [text] = [one for one in records if one.lstrip("\n").startswith(f"JobId={job_id} ")]
+    by_text = job_from_text(text, job_id, node)
     by_json = job_from_json(sample("22.05", f"{name}.json"), job_id, node)
     same = replace(
         by_json,
@@ -187,7 +190,7 @@ def test_job_text_of_22_05_says_what_its_json_says(case: tuple) -> None:
         array_task_id=by_text.array_task_id,
     )
     assert asdict(by_text) == asdict(same)
-    assert job_from_answer(sample("22.05", f"{name}.txt"), job_id, node) == by_text
+    assert job_from_answer(text, job_id, node) == by_text
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -302,6 +305,46 @@ def test_a_forged_whole_job_is_not_believed(field: str) -> None:
     other = LINES.replace(field, field + "\n" + forged.replace("JobId=2 ", "JobId=9 "), 1)
     assert job_from_answer(same, 2, "node01") is None
     assert job_from_answer(other, 2, "node01") in (None, job_from_text(LINES, 2, "node01"))
+
+
+@pytest.mark.parametrize("field", ["JobName=sbatch", "Account=(null)", "Command=(null)"])
+@pytest.mark.parametrize("head", ["JobId=9 ", "JobId=2 ", "JobId=9 ArrayJobId=2 ArrayTaskId=1 "])
+def test_a_forged_record_that_takes_the_place_of_slurms_is_not_believed(
+    field: str, head: str
+) -> None:
+    """A name with a record in it and then another job's head leaves Slurm's lines to that job.
+
+    442 characters did it: another user's id, a larger profile.
+    """
+    forged = LINES.replace("mig:3g.20gb(CNT:1)", "mig:7g.40gb(CNT:1)").replace("(0)", "(1000)")
+    body = forged[forged.index("   UserId") : forged.index("   Features")]
+    text = LINES.replace(field, f"{field}\n{body}{head}JobName=x", 1)
+    assert job_from_answer(text, 2, "node01") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "job", "address"),
+    [("array", 8, "6_4"), ("array", 7, "6_3"), ("array", 6, "6_5"), ("het_leader", 15, "15+0")],
+)
+def test_text_with_several_records_is_not_read(name: str, job: int, address: str) -> None:
+    """Which lines are whose cannot be told for sure; the error says how to ask for one alone."""
+    text = sample("22.05", f"{name}.txt").decode()
+    with pytest.raises(AmbiguousText) as caught:
+        job_from_text(text, job, "node01")
+    assert caught.value.address == address
+    # A name that says it is ours: which head is Slurm's own cannot be told either.
+    with pytest.raises(AmbiguousText) as caught:
+        job_from_text(text.replace("sbatch", f"x\nJobId={job} HetJobId=1 HetJobOffset=0 "), job, "")
+    assert caught.value.address == ""
+
+
+def test_json_with_what_is_no_utf8() -> None:
+    """Slurm hands a job's name on as it is; bytes that are no UTF-8 in it are not our fault."""
+    job = {"job_id": 7, "nodes": "n1", "gres_detail": ["mig:1g.5gb(CNT:1)"], "name": "N"}
+    answer = json_of(job).encode().replace(b'"N"', b'"\xff\xc3("')
+    assert job_from_json(answer, 7, "n1").gres == "mig:1g.5gb(CNT:1)"
+    record = job_from_json(answer.encode().replace(b'"N"', b'"\xff\xc3("'), 7, "n1")
+    assert record.gres == "mig:1g.5gb(CNT:1)"
 
 
 def test_text_without_detail_is_no_answer() -> None:
