@@ -22,7 +22,10 @@ def work(settings: Settings, job: int, log: Log) -> tuple[str, int]:
         except TeardownError as error:
             log.note(reason=str(error))
             hook.say(f"quarantined: {error}")
-            return "quarantined", hook.AT_FAULT if settings.epilog_drain else hook.OK
+            if not settings.epilog_drain:
+                return "quarantined", hook.OK
+            hook.drain(settings, os.environ, log, f"quarantined: {error}")
+            return "quarantined", hook.AT_FAULT
     return "removed", hook.OK
 
 

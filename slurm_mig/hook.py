@@ -40,6 +40,22 @@ def say(reason: object) -> None:
     sys.stderr.write(f"slurm-mig: {one_line(reason)}\n")
 
 
+def drain(settings: Settings, env: Mapping[str, str], log: Log, reason: str) -> None:
+    """Tell Slurm why its node is about to be drained (drained.py), unless a person runs this."""
+    if env.get("SLURM_SCRIPT_CONTEXT") not in ("prolog_slurmd", "epilog_slurmd"):
+        return
+    try:
+        from slurm_mig import drained  # never in a hook that does its work
+
+        node, job = env.get("SLURMD_NODENAME", ""), int(env["SLURM_JOB_ID"])
+        failure = drained.drain(settings, node, job, reason)
+    except Exception as error:  # Slurm drains the node all the same
+        failure = f"{type(error).__name__}: {error}"
+    if failure:
+        log.note(reason=f"the reason was not told to Slurm: {failure}")
+        log.write("not-told", failed=True)
+
+
 def _settings(config: Path | None, run_directory: str | None) -> Settings:
     settings = configfile.load(config)
     if run_directory not in (None, settings.state_run_directory):
@@ -64,6 +80,7 @@ def run(
     target = "syslog"
     fields = {"job": job, "node": env.get("SLURMD_NODENAME", "")}
     log = Log(target, which, **fields)
+    settings = None
     try:
         settings = _settings(config, run_directory)
         log = Log(settings.log_to, which, **fields)
@@ -78,6 +95,8 @@ def run(
     log.note(reason=reason)
     log.write("node-at-fault", failed=True)
     say(reason)
+    if settings is not None:
+        drain(settings, env, log, reason)
     return AT_FAULT
 
 

@@ -198,6 +198,15 @@ OPTIONS = (
         "Whether a quarantined instance also drains the node.",
     ),
     Option(
+        "reconcile",
+        "resume",
+        _yes,
+        "true or false",
+        True,
+        "Whether reconcile resumes a node that a hook here drained, once all is mended; at most\n"
+        "once an hour, and never a node that somebody else drained.",
+    ),
+    Option(
         "isolation",
         "devices",
         _one_of("owner", "none"),
@@ -242,6 +251,7 @@ class Settings:
     prolog_misses: int
     epilog_budget: float
     epilog_drain: bool
+    reconcile_resume: bool
     isolation_devices: str
     log_to: str
     layout: Mapping[str, LayoutSpec]

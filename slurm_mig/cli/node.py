@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.text import Text
 
-from slurm_mig import chosen, configfile, epilog, hook, hooks, prolog, slurm, table
+from slurm_mig import chosen, configfile, drained, epilog, hook, hooks, prolog, slurm, table
 from slurm_mig.cli import picture, terminal
 from slurm_mig.errors import NodeFault, SlurmMigError
 from slurm_mig.instances import Gpu
@@ -256,13 +256,15 @@ def reconcile(arguments: argparse.Namespace) -> int:
     """Bring ledger, driver and run directory together; report what was found."""
     settings = configfile.load(arguments.config)
     log = Log(settings.log_to, "reconcile")
+    name = arguments.node or os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+    node = name.split(".")[0]
     unasked = ""
+    alive: frozenset[int] = frozenset()
 
     def ask() -> frozenset[int] | None:
-        nonlocal unasked
+        nonlocal unasked, alive
         if arguments.offline:
             return None
-        node = arguments.node or os.environ.get("SLURMD_NODENAME") or os.uname().nodename
         try:
             client = slurm.client(
                 settings.slurm_client,
@@ -270,24 +272,44 @@ def reconcile(arguments: argparse.Namespace) -> int:
                 timeout=settings.slurm_timeout,
                 long_lived=False,
             )
-            return client.jobs_on(node.split(".")[0])
+            alive = client.jobs_on(node)
         except SlurmMigError as error:
             unasked = str(error)
             return None
+        return alive
 
     with hook.partitioner(settings, log, mend=True) as core:
         report = core.reconcile(ask)
-    if unasked:
-        report.skipped.append(f"Slurm was not asked which jobs live: {unasked}")
+        if unasked:
+            report.skipped.append(f"Slurm was not asked which jobs live: {unasked}")
+
+        def in_the_way() -> str:
+            """What speaks against letting jobs come here again; "" for nothing."""
+            wrong = [*report.skipped, *report.stuck, *report.lost, *report.busy, *core.lost]
+            if wrong:
+                return wrong[0]
+            try:
+                return _fault([view.gpu for view in core.survey()], settings)
+            except SlurmMigError as error:
+                return str(error)
+
+        drain = drained.Resumed()
+        if not (arguments.offline or unasked):
+            try:
+                drain = drained.resume(settings, node, alive, in_the_way)
+            except (SlurmMigError, OSError) as error:
+                report.skipped.append(f"node {node}: not looked whether to resume it: {error}")
     found = {
         "mended": report.mended,
+        "resumed": drain.resumed,
+        "drained": drain.drained,
         "lost": report.lost,
         "stuck": report.stuck,
         "foreign": report.foreign,
         "busy": report.busy,
         "skipped": report.skipped,
     }
-    bad = bool(report.lost or report.stuck or report.skipped)
+    bad = bool(report.lost or report.stuck or report.skipped or drain.drained)
     log.note(**{key: len(value) for key, value in found.items()})
     log.write("degraded" if bad else "ok", failed=bad)
     if arguments.json:

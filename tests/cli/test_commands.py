@@ -221,7 +221,8 @@ def test_reconcile_degraded(admin):
     assert said.status == 3
     document = json.loads(said.out)
     assert list(document) == [
-        *("version", "mended", "lost", "stuck", "foreign", "busy", "skipped"),
+        *("version", "mended", "resumed", "drained"),
+        *("lost", "stuck", "foreign", "busy", "skipped"),
     ]
     assert len(document["stuck"]) == 1
     (admin.folder / "squeue.answer").unlink()
