@@ -97,13 +97,16 @@ class Handover:
             descriptor = os.open(self._folder(job) / INSTANCES, flags)
         except OSError:
             return ""
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+            ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+            if not ours or status.st_mode & 0o022 or status.st_nlink != 1:
                 return ""
-            if status.st_mode & 0o022 or status.st_nlink != 1:
-                return ""
-            return file.read(1 << 16).decode(errors="replace")
+            return os.read(descriptor, 1 << 16).decode(errors="replace")
+        except OSError:
+            return ""
+        finally:
+            os.close(descriptor)
 
     def disown(self, job: int) -> None:
         """Take back what `vouch` wrote: the instances are about to go."""

@@ -206,6 +206,9 @@ class Ledger:
                 f"ledger {self.path}: {error}; nothing was changed. Look at the file and its disk, "
                 "then run: slurm-mig reconcile"
             ) from error
+        except UnicodeDecodeError as error:
+            # SQLite quotes the file in its message, and the file is garbage there.
+            raise Damaged(self.path, "its schema or content is not text") from error
         except OSError as error:
             raise NodeFault(f"ledger {self.path}: {error.strerror}") from error
 
@@ -372,7 +375,7 @@ def glance(state: Path, boot: str) -> Glance | None:
         return None
     except PermissionError:
         raise
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, UnicodeDecodeError, OSError) as error:
         raise NodeFault(f"ledger {path}: {error}") from None
     return Glance(
         rows=len(found),

@@ -67,7 +67,7 @@ _NOT_THE_FILE = (
     *(sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM),
     *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_IOERR),
     *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL),
-    *(sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_TOOBIG),
+    *(sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_AUTH),
 )
 
 #: unixFile's lock bytes (https://www.sqlite.org/src/doc/trunk/src/os.h, PENDING_BYTE): pending,

@@ -67,7 +67,9 @@ class Site:
     def reconcile(self, alive: "set[int] | None") -> dict[str, list[str]]:
         """What reconcile reports, without the empty parts."""
         jobs = None if alive is None else frozenset(alive)
-        with self.core() as core:
+        with hook.partitioner(
+            self.node.settings, Log(str(self.node.log), "test"), mend=True
+        ) as core:
             report = core.reconcile(lambda: jobs)
         return {
             name: sentences for name in report.__slots__ if (sentences := getattr(report, name))
