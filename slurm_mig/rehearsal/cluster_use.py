@@ -97,6 +97,8 @@ class ClusterUse:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # Slurm prints what users wrote as it is.
+            errors="replace",
             start_new_session=True,
         )
         self._clients.append(child)
