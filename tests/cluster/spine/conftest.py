@@ -1,37 +1,12 @@
 """One cluster for all tests of the whole, looked over after each of them."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from spinecluster import Spine
+from spinecluster import Spine, looked_over, running
 
 from slurm_mig.rehearsal.cluster import SlurmInstall
 from slurm_mig.rehearsal.slurm_folder import DEFAULT_FOLDER
-
-
-def running(install: SlurmInstall) -> Iterator[Spine]:
-    """A cluster that runs, in a folder with a short path, since sockets live in it."""
-    folder = Path(tempfile.mkdtemp(prefix="spine-"))
-    try:
-        spine = Spine(folder, install)
-        with spine.cluster:
-            yield spine
-    finally:
-        shutil.rmtree(folder)
-
-
-def looked_over(spine: Spine) -> Iterator[Spine]:
-    """The cluster, idle; after the test nothing may be left on any node, and none be drained."""
-    yield spine
-    try:
-        spine.end_jobs()
-        assert spine.leftovers() == {}
-        assert [node.simulation.faults() for node in spine.nodes.values()] == [{}, {}]
-    finally:
-        spine.repair()
 
 
 @pytest.fixture(scope="session")

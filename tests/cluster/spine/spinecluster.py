@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -323,3 +324,25 @@ class Spine:
                 node.simulation.reboot()
                 for folder in ("state", "run"):
                     shutil.rmtree(node.folder / folder, ignore_errors=True)
+
+
+def running(install: SlurmInstall) -> Iterator[Spine]:
+    """A cluster that runs, in a folder with a short path, since sockets live in it."""
+    folder = Path(tempfile.mkdtemp(prefix="spine-"))
+    try:
+        spine = Spine(folder, install)
+        with spine.cluster:
+            yield spine
+    finally:
+        shutil.rmtree(folder)
+
+
+def looked_over(spine: Spine) -> Iterator[Spine]:
+    """The cluster, idle; after the test nothing may be left on any node, and none be drained."""
+    yield spine
+    try:
+        spine.end_jobs()
+        assert spine.leftovers() == {}
+        assert [node.simulation.faults() for node in spine.nodes.values()] == [{}, {}]
+    finally:
+        spine.repair()
