@@ -236,6 +236,7 @@ def test_gpu_that_is_gone(site):
     (entry,) = site.acquire(7, "3g.20gb")
     with Ledger(site.node.folder / "state") as ledger:
         ledger._write("UPDATE instance SET gpu = 'GPU-gone'")
+    Handover(site.run).disown(7)  # else its folder would say that it is the other one
     site.acquire(8, "1g.5gb")
     report = site.reconcile({8})
     gone = "GPU-gone: the driver shows this GPU no more; look at dmesg for Xid errors"
