@@ -7,6 +7,7 @@
  * geometry.c which instances fit where
  * devtree.c  DIR/root: the fake /proc/driver/nvidia and /dev/nvidia-caps
  * uuid.c     GPU and MIG UUIDs
+ * journal.c  DIR/journal: what was made and went, for whoever wants to know
  * the rest   the exported functions by subject
  */
 #ifndef SIM_H
@@ -159,6 +160,11 @@ void state_unlock(int lock);
 void state_reset_gpu(unsigned gpu, struct gpu_state *state);
 bool client_alive(const struct client *client);
 bool gpu_has_client(const struct gpu_state *state, int gi, int ci); /* -1: any */
+
+/* ---- journal.c ---- */
+
+/* Tell what changed from one state to the next, where somebody keeps a journal. */
+void journal(unsigned gpu, const struct gpu_state *before, const struct gpu_state *after);
 
 /* ---- calls.c ---- */
 

@@ -271,6 +271,7 @@ nvmlReturn_t state_change(unsigned gpu, change_t *change, void *context)
         uint32_t generation = atomic_load_explicit(&shared->generation, memory_order_relaxed);
         memcpy(&shared->slot[(generation + 1) & 1], &state, sizeof state);
         atomic_store_explicit(&shared->generation, generation + 1, memory_order_release);
+        journal(gpu, &shared->slot[generation & 1], &state);
     }
     state_unlock(lock);
     return result;
