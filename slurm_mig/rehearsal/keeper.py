@@ -87,11 +87,11 @@ def cgroup_name(marker: str) -> str:
 
 
 def cgroup_mounts() -> dict[str, Path]:
-    """Where this machine has the hierarchies of cgroup version 1, by controller."""
+    """Where this machine has hierarchies of cgroup version 1 to write to, by controller."""
     found: dict[str, Path] = {}
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, place, kind, options, *_ = line.split()
-        if kind == "cgroup":
+        if kind == "cgroup" and "rw" in options.split(","):
             for option in options.split(","):
                 found.setdefault(option, Path(place))
     return found
