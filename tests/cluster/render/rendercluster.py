@@ -33,6 +33,7 @@ _GRES = re.compile(r"(?P<name>[a-z]+)(?::(?P<type>[^:(,]+))?:(?P<count>\d+)(?:\(
 _HARMLESS = re.compile(
     r"state (save )?file|mpi/pmix|MPI: Cannot create context|Zero Bytes were transmitted"
     r"|Unexpected missing socket error|_forward_thread|Connection refused"
+    r"|gettimeofday\(\): \d+ microseconds"  # of a machine with much to do
     r"|msg_type=SRUN_JOB_COMPLETE|cgroup/(cpuset|memory)/tasks|namespace .(cpuset|memory)"
 )
 
