@@ -10,9 +10,10 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import invariants
@@ -24,7 +25,9 @@ from slurm_mig import epilog, hook, partitioner, prolog, teardown
 from slurm_mig.cli import main as command_line
 from slurm_mig.cli import node as node_commands
 from slurm_mig.driver_errors import PASSING
+from slurm_mig.ledger import Ledger
 from slurm_mig.rehearsal.hookenv import hook_environment
+from slurm_mig.rehearsal.node import RehearsalNode
 from slurm_mig.request import Wanted, token
 from slurm_mig.simulator.handle import ANY
 from slurm_mig.simulator.records import ERRORS, GpuInstance
@@ -81,12 +84,16 @@ class Outcome(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """The `nth` call of `function` fails, or that and all that follow."""
+    """The `nth` call of `function` fails, or that and all that follow.
+
+    With `after` one that changes something is carried out all the same.
+    """
 
     function: str
     nth: int
     once: bool
     error: str
+    after: bool = False
 
     def text_in(self, said: str) -> bool:
         """Whether what was said has the driver's own words."""
@@ -116,7 +123,8 @@ class Bench:
         self.foreign: list[GpuInstance] = []
         self.hit = False
         self._patch = monkeypatch
-        monkeypatch.setattr(node_commands.slurm, "client", lambda *_, **__: self)
+        asked = SimpleNamespace(client=lambda *_, **__: self)
+        monkeypatch.setattr(node_commands, "slurm", asked)
 
     def _calls(self, function: str) -> int:
         if function == ANY:
@@ -127,7 +135,12 @@ class Bench:
     def armed(self, fault: Fault) -> Iterator[None]:
         """Let the driver fail so while the block runs; `hit` then says whether it did."""
         before = self._calls(fault.function)
-        self.sim.fail(fault.function, fault.nth, once=fault.once, error=fault.error)
+        self.sim.fail(
+            *(fault.function, fault.nth),
+            once=fault.once,
+            error=fault.error,
+            after=fault.after,
+        )
         try:
             yield
         finally:
@@ -140,6 +153,8 @@ class Bench:
 
     def _run(self, which: Any, job: int, **options: Any) -> Outcome:
         env = hook_environment(which, job_id=job, uid=USER, gid=USER, user="someone", **options)
+        # As if a person ran it: telling Slurm of a drain takes a process, and is tested elsewhere.
+        del env["SLURM_SCRIPT_CONTEXT"]
         if which == "prolog":
             work: Any = partial(prolog.work, env=env, answer="")
         else:
@@ -194,15 +209,9 @@ class Bench:
         status, report, said = self.reconcile()
         report.pop("mended", None)
         assert len(report.pop("foreign")) == len(self.foreign)
-        assert (status, [line for lines in report.values() for line in lines], said) == (0, [], "")
+        left = {key: lines for key, lines in report.items() if lines}
+        assert (status, left, said) == (0, {}, ""), (status, left, said)
         self.settled()
-
-
-def cases(errors: tuple[str, ...], *, step: int) -> Iterator[tuple[str, bool, int]]:
-    """(error, once, first n): with `step` each begins elsewhere, so that no n is missed by all."""
-    kinds = [(error, once) for once in (True, False) for error in errors]
-    for place, (error, once) in enumerate(kinds):
-        yield error, once, 1 + place * step // len(kinds)
 
 
 def sweep(
@@ -211,25 +220,36 @@ def sweep(
     *,
     errors: tuple[str, ...],
     step: int = 1,
-    functions: tuple[str, ...] = (ANY,),
+    functions: Sequence[str] = (ANY,),
+    modes: tuple[bool, ...] = (True, False),
+    after: bool = False,
 ) -> tuple[int, int]:
     """Let the n-th call fail, n by n, until a run does not come to its n-th call.
 
-    `act` brings about what is to be tried, runs it under `armed`, judges, and clears up. Returns
-    how many faults were met, and the largest n.
+    `act` brings about what is to be tried, runs it under `armed`, judges, and clears up. With
+    `step` only every so many-th n is tried, each kind of fault beginning elsewhere, so that
+    together they miss none. `modes`: once, from then on. Returns how many faults were met, and the
+    largest n.
     """
+    kinds = [(f, error, once) for f in functions for once in modes for error in errors]
     met = longest = 0
-    for function in functions:
-        for error, once, nth in cases(errors, step=step):
-            while True:
-                fault = Fault(function, nth, once, error)
-                try:
-                    act(fault)
-                except AssertionError as wrong:
-                    raise AssertionError(f"{fault}: {wrong}") from wrong
-                if not bench.hit:
-                    break
-                met += 1
-                longest = max(longest, nth)
-                nth += step
+    for place, (function, error, once) in enumerate(kinds):
+        nth = 1 + place * step // len(kinds)
+        while True:
+            fault = Fault(function, nth, once, error, after)
+            try:
+                act(fault)
+            except AssertionError as wrong:
+                raise AssertionError(f"{fault}: {wrong}") from wrong
+            if not bench.hit:
+                break
+            met += 1
+            longest = max(longest, nth)
+            nth += step
     return met, longest
+
+
+def rewrite(node: RehearsalNode, job: int, what: str) -> None:
+    """Make a job's rows what a hook that died would have left, in SQL."""
+    with Ledger(node.folder / "state") as ledger:
+        ledger._write(f"UPDATE instance SET {what} WHERE job = ?", job)  # noqa: S608 -- ours
