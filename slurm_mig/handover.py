@@ -109,9 +109,13 @@ class Handover:
             os.close(descriptor)
 
     def disown(self, job: int) -> None:
-        """Take back what `vouch` wrote: the instances are about to go."""
+        """Take back what `give` and `vouch` wrote: the instances are about to go.
+
+        Whoever makes an instance at the same place next may get the same UUID.
+        """
         try:
-            (self._folder(job) / INSTANCES).unlink(missing_ok=True)
+            for name in (ENV, INSTANCES):
+                (self._folder(job) / name).unlink(missing_ok=True)
         except NotADirectoryError:
             return
         except OSError as error:

@@ -125,6 +125,8 @@ class Partitioner:
                         for place, intent in enumerate(entries):
                             begun = place + 1
                             entries[place] = self._make(intent)
+                    # Before its tasks may run: if the ledger fails here, all is undone.
+                    self._ledger.served(job)
                     self._books.hand_over(job, entries)
                     self._handover.give(
                         job,
@@ -142,7 +144,6 @@ class Partitioner:
                     self._undo(job, entries[begun:])
                     raise
                 else:
-                    self._ledger.served(job)
                     return entries
         raise AssertionError("unreachable")
 
@@ -237,8 +238,8 @@ class Partitioner:
         """
         with self._locks.job(job):
             self._books.demand(self._ledger, job)
-            entries = self._ledger.removing(job)
             self._handover.disown(job)
+            entries = self._ledger.removing(job)
             with self._log.phase("destroy"):
                 try:
                     self._teardown.remove_all(entries)

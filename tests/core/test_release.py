@@ -219,3 +219,19 @@ def test_requeued_job_whose_leftover_is_in_use(site):
     assert site.release(7) == 1
     assert list(site.reconcile(set())) == ["mended"]
     assert (site.lives(), site.ledger()) == ([], [])
+
+
+@pytest.mark.parametrize("alive", [{7}, set()])
+def test_killed_release_leaves_nothing_to_hand_out(site, alive):
+    """A release that is killed once its instance is gone leaves no folder that names its UUID."""
+    site.acquire(7, "3g.20gb")
+    site.sim.fail(DESTROY, error="KILL", after=True)
+    process = site.program("with opened() as core: core.release(7)\n")
+    process.communicate(timeout=60)
+    assert site.lives() == []
+    assert not (site.run / "jobs/7/env").exists()
+    # The next one at this place has the same UUID.
+    site.reconcile(alive)
+    (entry,) = site.acquire(8, "3g.20gb")
+    assert [path.parent.name for path in site.run.glob("jobs/*/env")] == ["8"]
+    assert entry.uuids[0] in (site.run / "jobs/8/env").read_text()
