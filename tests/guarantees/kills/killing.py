@@ -1,18 +1,23 @@
 """Hooks and reconcile that die at a named step; see slurm_mig/rehearsal/failpoints.py."""
 
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import Self
 
 from hooking import Hooks
 
 from slurm_mig.rehearsal import failpoints
+from slurm_mig.rehearsal.hookenv import hook_environment
 from slurm_mig.rehearsal.hookrun import HookRun, run_hook
 
 #: `slurm-mig reconcile`, started as the hooks start their Python.
@@ -82,6 +87,40 @@ class Mortal:
         """Which jobs Slurm has on the node."""
         (self.hooks.folder / "queue").write_text("".join(f"{job} RUNNING\n" for job in jobs))
 
+    def _command(self, which: str, job: int) -> tuple[Path, dict[str, str]]:
+        """What slurmd, or the timer of reconcile, starts, and with which environment."""
+        if which == "reconcile":
+            return self._mender, {"PATH": "/usr/bin:/bin", "SLURM_MIG": "reconcile"}
+        path = self.node.prolog if which == "prolog" else self.node.epilog
+        return path, hook_environment(which, node="n1", job_id=job)
+
+    def run_for(self, which: str, job: int, seconds: float, grace: float | None) -> HookRun:
+        """Run for so long, then kill the process group, unless it ends by itself before.
+
+        `grace`: seconds between SIGTERM and SIGKILL; None: SIGKILL alone.
+        """
+        path, env = self._command(which, job)
+        if grace is not None:
+            return run_hook(path, env, seconds, which=which, node="n1")
+        started = monotonic()
+        process = subprocess.Popen(
+            [path],
+            env=env,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+        )
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+        text = output.decode()
+        return HookRun(which, "n1", str(path), process.returncode, text, env, started, monotonic())
+
     def run(
         self, which: str, job: int = 7, *, kill: str | None = None, record: bool = False
     ) -> HookRun:
@@ -93,10 +132,8 @@ class Mortal:
         if record:
             names.write_text("")
         try:
-            if which == "reconcile":
-                env = {"PATH": "/usr/bin:/bin", "SLURM_MIG": "reconcile"}
-                return run_hook(self._mender, env, 60, which=which, node="n1")
-            return self.hooks.run(which, job)
+            path, env = self._command(which, job)
+            return run_hook(path, env, 60, which=which, node="n1")
         finally:
             arm.unlink(missing_ok=True)
             if record:

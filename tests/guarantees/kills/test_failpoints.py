@@ -2,10 +2,12 @@
 
 Each case is run to its end once, which records its failpoints; then, for each of them: the case is
 set up, the hook killed there three times, each time started again, and then what Slurm does next.
-In `make test` failpoints are drawn from those after a change (failpoints.CHANGE), and the ending
-too; with SOAK=1 it is every failpoint with every ending.
+In `make test` failpoints are drawn from those after a change (failpoints.CHANGE); with SOAK=1 it is
+every failpoint. The endings take turns, so failpoints between which nothing changes get different
+ones.
 """
 
+import itertools
 import random
 import re
 import shutil
@@ -293,23 +295,23 @@ def test_hook(new_hooks, figures, name, company):
         m.run("epilog")
         mend(m, jobs)
         killed = missed = 0
-        for point in some(points, 3, chance):
-            for ending in ENDINGS if effort.SOAK else [chance.choice(ENDINGS)]:
-                try:
-                    set_up()
-                    # A fault would strike the neighbour as well.
-                    if company and case.fault is nothing:
-                        with restless(m):
-                            died = kill_thrice(m, case, point, jobs)
-                    else:
+        turns = chance.sample(ENDINGS, len(ENDINGS))
+        for point, ending in zip(some(points, 3, chance), itertools.cycle(turns), strict=False):
+            try:
+                set_up()
+                # A fault would strike the neighbour as well.
+                if company and case.fault is nothing:
+                    with restless(m):
                         died = kill_thrice(m, case, point, jobs)
-                    # A step may be one that only the first run took, such as to write a note.
-                    missed += not died
-                    killed += died
-                    ending(m, case, jobs)
-                except AssertionError as error:
-                    error.add_note(f"killed at {point}, then {ending.__name__}; SEED={seed}")
-                    raise
+                else:
+                    died = kill_thrice(m, case, point, jobs)
+                # A step may be one that only the first run took, such as to write a note.
+                missed += not died
+                killed += died
+                ending(m, case, jobs)
+            except AssertionError as error:
+                error.add_note(f"killed at {point}, then {ending.__name__}; SEED={seed}")
+                raise
     assert killed > 10 * missed
     figures("failpoints", points=len(points), kills=killed, never_met=missed)
 
