@@ -266,7 +266,7 @@ RUNS = [
 ]
 
 
-@pytest.mark.timeout(0 if effort.SOAK else 120)
+@pytest.mark.timeout(0 if effort.SOAK else 300)
 @pytest.mark.parametrize(("name", "company"), RUNS)
 def test_hook(new_hooks, figures, name, company):
     """A hook killed three times at any step: what Slurm does next leaves all as if never begun."""
@@ -352,7 +352,7 @@ def leave(m: Mortal) -> None:
             m.sim.clear_faults()
 
 
-@pytest.mark.timeout(0 if effort.SOAK else 120)
+@pytest.mark.timeout(0 if effort.SOAK else 300)
 def test_reconcile(new_hooks, figures):
     """Reconcile killed three times at any step, over all that can be left: the next one mends."""
     seed = effort.seed()

@@ -20,7 +20,7 @@ from partitioning import Site
 
 from slurm_mig.rehearsal.hookrun import TERM_TO_KILL, HookRun
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(0 if effort.SOAK else 120)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(0 if effort.SOAK else 300)]
 
 SLOW = [
     "nvmlDeviceCreateGpuInstanceWithPlacement",
