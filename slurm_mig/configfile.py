@@ -16,7 +16,9 @@ DEFAULT = Path("/etc/slurm-mig/config.toml")
 def _read(path: Path) -> dict[str, Any]:
     """One parsed file; raises ConfigError, FileNotFoundError."""
     try:
-        with path.open("rb") as file:
+        # Not blocking: a pipe that nobody writes to would hold the hook for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
             # The file names the library that root loads, so only root may have written it.
             status = os.fstat(file.fileno())
             if os.geteuid() == 0 and (status.st_uid != 0 or stat.S_IMODE(status.st_mode) & 0o022):
@@ -26,6 +28,8 @@ def _read(path: Path) -> dict[str, Any]:
                     "configuration only from files that root alone can write: "
                     f"chown root {path} && chmod 0644 {path}"
                 )
+            if not stat.S_ISREG(status.st_mode):
+                raise ConfigError(f"{path}: is no regular file; move it away")
             return tomllib.load(file)
     except FileNotFoundError:
         raise

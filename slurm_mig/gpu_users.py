@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from slurm_mig.errors import one_line
 from slurm_mig.instances import Gpu
 from slurm_mig.nvml import Driver
 
@@ -61,10 +62,14 @@ def holders(root: Path, minor: int) -> list[int]:
 
 
 def look_up(pid: int) -> User:
-    """A process by its pid; what /proc does not tell (any more) is `?`."""
+    """A process by its pid; what /proc does not tell (any more) is `?`.
+
+    A process names itself: what is not printable is escaped.
+    """
     command = user = "?"
     with suppress(OSError):
-        command = Path(f"/proc/{pid:d}/comm").read_text(errors="replace").strip()
+        name = Path(f"/proc/{pid:d}/comm").read_text(errors="replace").removesuffix("\n")
+        command = one_line(name)
         uid = Path(f"/proc/{pid:d}").stat().st_uid
         user = str(uid)
         with suppress(KeyError):

@@ -74,8 +74,13 @@ def install(folder: Path, settings: Settings, config: Path) -> list[Path]:
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         for name in _SOURCES:
             draft = folder / f".{name}.new"
-            draft.write_text(render(name, settings, config))
-            draft.chmod(0o755)
+            text = render(name, settings, config)
+            # Whatever has the name of the draft goes; through a link nothing is written.
+            draft.unlink(missing_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open(draft, flags, 0o700), "w") as file:
+                file.write(text)
+                os.fchmod(file.fileno(), 0o755)
             os.replace(draft, folder / name)  # noqa: PTH105 -- slurmd may be running the old one
             written.append(folder / name)
     except OSError as error:

@@ -4,6 +4,7 @@ Import budget: the logging package costs 11 ms, syslog(3) nothing.
 """
 
 import os
+import stat
 import syslog
 import time
 from collections.abc import Iterator
@@ -54,8 +55,12 @@ class Log:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         with suppress(OSError):
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(self._target, flags, 0o600)
+            # Not blocking: a pipe that nobody reads would hold the hook for ever.
+            descriptor = os.open(self._target, flags | os.O_NONBLOCK, 0o600)
             try:
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+                    return  # another file by a second name, or none
                 os.write(descriptor, f"{stamp} [{os.getpid()}] {line}\n".encode())
             finally:
                 os.close(descriptor)

@@ -68,13 +68,13 @@ class _Start:
         """The job's user and what it wants here. Raises RequestError, NodeFault, JobUnknown."""
         if self.settings.slurm_request == "token":
             stamped = self.env.get("SLURM_JOB_EXTRA", "")
-            if not stamped and "SLURM_JOB_START_TIME" not in self.env:
+            if not stamped and not self.env.get("SLURM_JOB_START_TIME"):
                 # Slurm before 23.02; since then a comment is the user's own, and says nothing.
                 stamped = self.env.get("SLURM_JOB_COMMENT", "")
             wanted = parse_token(stamped)
             uid = self.env.get("SLURM_JOB_UID", "")
             # No token: submitted before the plugin was there. Then Slurm is asked.
-            if wanted is not None and uid.isdecimal():
+            if wanted is not None and uid.isascii() and uid.isdecimal() and len(uid) < 11:
                 return int(uid), wanted
         record = self.record()
         return record.user_id, parse_gres(record.gres)

@@ -4,6 +4,7 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 differs or degraded, 75 try again.
 """
 
 import argparse
+import io
 import os
 import sys
 
@@ -32,6 +33,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Run the command line; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names and models come from elsewhere; a locale that cannot print them is no failure.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     arguments = build_parser().parse_args()
     try:
         status = int(arguments.func(arguments))
