@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench import hooks, machine, packing, rendering, submission
+from bench import contention, hooks, machine, packing, rendering, submission
 from bench.hooks import Row
 from bench.scene import Scene, scene
 from bench.timing import BenchError, Launcher, Summary
@@ -29,6 +29,8 @@ def _rows(build: Path, here: Scene, runs: int, parts: set[str]) -> Iterator[Row]
         yield from hooks.crowd(launcher, here, runs)
     if "render" in parts:
         yield from rendering.rows(launcher, runs)
+    if "locks" in parts:
+        yield from contention.rows(here, runs)
 
 
 def _choosing() -> tuple[list[Row], dict[str, Any]]:
@@ -82,7 +84,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
-        choices=("hooks", "crowd", "choose", "render", "submit"),
+        choices=("hooks", "crowd", "choose", "render", "submit", "locks"),
         help="a part of it",
     )
     parser.add_argument("--build", type=Path, default=Path("build"), help="where results go")
@@ -94,7 +96,7 @@ def main() -> int:
     arguments = _arguments()
     # Ended from outside, it still takes its cluster and its folder with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    parts = set(arguments.only or ("hooks", "crowd", "choose", "render", "submit"))
+    parts = set(arguments.only or ("hooks", "crowd", "choose", "render", "submit", "locks"))
     rows: list[Row] = []
     document: dict[str, Any] = {"version": 1}
 

@@ -4,17 +4,22 @@ Two detectors that share nothing: the simulated driver's journal, and marks that
 """
 
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 
-import crowd
 import effort
 import invariants
 import pytest
 from hooking import make_hooks
 from scratch import memory
 
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
+from bench import crowd
+
+ROOT = Path(__file__).parents[3]
 PROCESSES = 16
 
 
@@ -22,7 +27,12 @@ def run(node, folder, rounds, what, how):
     """Let them all work to their end; what they did."""
     command = crowd.command(node, folder, PROCESSES, rounds, what, how)
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=effort.count(110, 1500), check=False
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=effort.count(110, 1500),
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     return crowd.rounds(folder)

@@ -1,9 +1,10 @@
 """Many processes that are Prologs, jobs and Epilogs in turn, and two ways to see them collide.
 
-Run as a program, `python crowd.py CONFIG FOLDER PROCESSES ROUNDS WHAT HOW`, it forks its processes
-and lets all go at once; each writes what it did into FOLDER. WHAT is what they ask for: `promised`,
-process k always the k-th promise of the node, or `any`, at random, with misses. HOW is how the
-hooks run: `entry`, by their Python entries in the process itself, or `hooks`, as slurmd runs them.
+Run as a program, `python -m bench.crowd CONFIG FOLDER PROCESSES ROUNDS WHAT HOW`, it forks its
+processes and lets all go at once; each writes what it did into FOLDER. WHAT is what they ask for:
+`promised`, process k always the k-th promise of the node, or `any`, at random, with misses. HOW is
+how the hooks run: `entry`, by their Python entries in the process itself, or `hooks`, as slurmd
+runs them.
 
 A job that was served reads its instances from the file that the task prolog would, and for as long
 as it runs keeps a mark for each, made by O_EXCL: the second owner of an instance cannot make it.
@@ -128,7 +129,7 @@ def _mark(path: Path) -> bool:
 @contextmanager
 def _noted(waits):
     """Note how long each lock is waited for."""
-    held = Locks._held
+    held = Locks._held  # noqa: SLF001 - a look inside, so that the product need not measure
 
     @contextmanager
     def timed(self, *arguments, **options):
@@ -191,13 +192,16 @@ def main(config: str, where: str, processes: str, rounds: str, what: str, how: s
 def command(
     node: RehearsalNode, folder: Path, processes: int, rounds: int, what: str, how: str
 ) -> list[str]:
-    """The command that runs them; `folder` is made, and the driver keeps a journal from now on."""
+    """The command that runs them, in the repository's folder.
+
+    `folder` is made, and the driver keeps a journal from now on.
+    """
     journal.keep(node.simulation)
     (folder / "marks").mkdir(parents=True)
     promises = [name for name, number in sorted(node.promises.items()) for _ in range(number)]
     (folder / "promises").write_text("\n".join(promises))
     words = (node.config, folder, processes, rounds, what, how)
-    return [sys.executable, __file__, *map(str, words)]
+    return [sys.executable, "-m", "bench.crowd", *map(str, words)]
 
 
 def rounds(folder: Path) -> list[Round]:
