@@ -13,6 +13,7 @@ import shutil
 import stat
 from pathlib import Path
 
+from slurm_mig.ancestors import weak
 from slurm_mig.errors import NodeFault, one_line
 
 ENV = "env"
@@ -41,6 +42,11 @@ class Handover:
     def open(self, job: int) -> None:
         """Make the job's folder, empty of what an earlier incarnation left in it."""
         try:
+            if above := weak(self.jobs.parent):
+                raise NodeFault(
+                    f"run directory {self.jobs.parent}: {above}, so others can put another in its "
+                    "place; name one in [state] run_directory that is in folders of root's alone"
+                )
             for path in (self.jobs.parent, self.jobs, self._folder(job)):
                 path.mkdir(mode=0o755, parents=path == self.jobs.parent, exist_ok=True)
                 status = path.lstat()

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from slurm_mig import ledger_file
+from slurm_mig.ancestors import weak
 from slurm_mig.errors import NodeFault
 from slurm_mig.ledger_file import APPLICATION_ID, VERSION, Damaged
 from slurm_mig.profiles import Placement
@@ -116,6 +117,11 @@ def _entry(row: tuple[object, ...]) -> Entry:
 def prepare_directory(path: Path) -> None:
     """Make the state directory, or check that it is ours: owner and mode. Raises NodeFault."""
     try:
+        if above := weak(path):
+            raise NodeFault(
+                f"state directory {path}: {above}, so others can put another in its place; "
+                "name one in [state] directory that is in folders of root's alone"
+            )
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = path.lstat()
     except OSError as error:
