@@ -5,7 +5,9 @@ of the layout in gres.conf. What runs inside jobs is `look`, a copy that any use
 """
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -21,6 +23,7 @@ import pynvml
 import pytest
 
 import slurm_mig
+from slurm_mig import drained
 from slurm_mig.ledger import Entry, Ledger
 from slurm_mig.nvml import Driver
 from slurm_mig.profiles import Placement
@@ -214,6 +217,10 @@ class Spine:
         self.cluster.wait_until(held, f"job {job} to be held")
         self.cluster.wait_nodes_idle()
 
+    def hasten(self, job: int) -> None:
+        """Let a job that was requeued start at once, not after REQUEUE_DELAY."""
+        self.cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+
     def state(self, job: int) -> str:
         """The job's states, joined by a plus."""
         return "+".join(sorted(self.cluster.job_states(job)))
@@ -267,12 +274,72 @@ class Spine:
         """Somebody else takes both GPUs of a node whole; returns the GI ids."""
         return [self.foreign(name, gpu, "7g.40gb", Placement(0, 8)) for gpu in (0, 1)]
 
-    def reconcile(self, name: str) -> subprocess.CompletedProcess[str]:
+    def reconcile(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
         """Run `slurm-mig reconcile` on a node."""
-        program = Path(sys.executable).with_name("slurm-mig")
-        config = self.nodes[name].config
+        # Where another Debian is, only the interpreter that was copied runs.
+        packages = {str(_home(module).parent) for module in (slurm_mig, filelock, pynvml)}
+        inside = self.cluster.install.inside
         return self.cluster.run(
-            program, "reconcile", "--config", config, "--node", name, check=False
+            *(self.python if inside else sys.executable, "-m", "slurm_mig.cli.main"),
+            *("reconcile", "--config", self.nodes[name].config, "--node", name, *words),
+            env={"PYTHONPATH": ":".join(packages), "PYTHONDONTWRITEBYTECODE": "1"},
+            check=False,
+        )
+
+    def wait_busy(self, name: str) -> None:
+        """Wait until a call that changes a GPU of the node is under way in its driver."""
+        simulation = self.nodes[name].simulation
+        self.cluster.wait_until(
+            lambda: simulation.busy(0) or simulation.busy(1), f"the driver of {name} to be at work"
+        )
+
+    def wait_drained(self, name: str) -> str:
+        """Wait until a node is drained and no job is on it any more; the reason."""
+        self.cluster.wait_until(
+            lambda: self.cluster.node_states(name) == {"IDLE", "DRAIN"}, f"the drain of {name}"
+        )
+        return str(self.cluster.node(name)["reason"])
+
+    def hook_processes(self, name: str) -> list[int]:
+        """The processes of the hooks that run on a node, sh and Python."""
+        folder = bytes(self.nodes[name].folder)
+        words = [b"%s/hooks/slurm-mig-%s" % (folder, hook) for hook in (b"prolog", b"epilog")]
+        words.append(b"%s/config.toml" % folder)
+        found = []
+        for pid in self.cluster.processes():
+            with suppress(OSError):
+                argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if not set(words).isdisjoint(argv):
+                    found.append(pid)
+        return found
+
+    def end_slurmd(self, name: str, signum: int = signal.SIGTERM, *, hooks: bool = False) -> None:
+        """End a node's slurmd and, with `hooks`, what it was running for jobs to come and gone."""
+        self.cluster.end_daemon(f"slurmd-{name}", signum)
+        for pid in self.hook_processes(name) if hooks else ():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def start_slurmd(self, name: str) -> None:
+        """Start it again, and wait until slurmctld hears from it."""
+        before = self.cluster.log("slurmctld").count(f"Node {name} now responding")
+        boot = self.cluster.node(name)["slurmd_start_time"]
+        self.cluster.start_slurmd(name)
+        self.cluster.wait_until(
+            lambda: (
+                self.cluster.node(name)["slurmd_start_time"] != boot
+                or self.cluster.log("slurmctld").count(f"Node {name} now responding") > before
+            ),
+            f"slurmd of {name} to be back",
+        )
+
+    def restart_slurmctld(self, signum: int = signal.SIGTERM) -> None:
+        """End slurmctld and start it again; it answers when this returns."""
+        self.cluster.end_daemon("slurmctld", signum)
+        self.cluster.start_slurmctld()
+        self.cluster.wait_until(
+            lambda: "UP" in self.cluster.run("scontrol", "ping", check=False).stdout,
+            "slurmctld to be back",
         )
 
     def resume(self, name: str) -> None:
@@ -318,8 +385,10 @@ class Spine:
         """Make both nodes as new, so that one failed test is one failure."""
         for name, node in self.nodes.items():
             node.simulation.clear_faults()
-            if "DRAIN" in self.cluster.node_states(name):
+            if not {"DRAIN", "DOWN"}.isdisjoint(self.cluster.node_states(name)):
                 self.resume(name)
+            # Else reconcile would not resume the node again for an hour.
+            (node.folder / "state" / drained.NAME).unlink(missing_ok=True)
             if self.leftovers():
                 node.simulation.reboot()
                 for folder in ("state", "run"):
