@@ -1,0 +1,93 @@
+"""Choices where the first place looked at is not the one: found by a search among random nodes.
+
+Each was the smallest node on which the packer goes that way; brute force says that it is right.
+"""
+
+import pytest
+from bruteforce import geometry, plain
+
+from slurm_mig.packing import GpuSpace, Slot, Taken, choose
+
+SMALL, LARGE = "A100-SXM4-40GB", "A100-SXM4-80GB"
+
+#: Why: GPUs with (profile, start) of what is taken, wants, promises, and (GPU, start) of each.
+CASES = {
+    "the least useful place would cost a promise": (
+        [(SMALL, [])],
+        ["1g.5gb"],
+        {"1g.5gb+me": 1, "4g.20gb": 1, "1g.10gb": 1},
+        [(0, 4)],
+    ),
+    "too many places of which greed cannot tell": (
+        [(SMALL, []), (LARGE, [])],
+        ["2g.10gb", "1g.10gb", "1g.5gb"],
+        {"1g.5gb+me": 1, "3g.20gb": 1},
+        [(0, 0), (1, 0), (0, 3)],
+    ),
+    "promises are lost anyway, and the best place would lose one more": (
+        [(SMALL, [("1g.5gb+me", 2)]), (LARGE, [("7g.80gb", 0)])],
+        ["1g.10gb"],
+        {"2g.10gb": 1, "1g.5gb": 3, "4g.20gb": 1},
+        [(0, 6)],
+    ),
+    "a profile's best place is on the GPU that must hold another": (
+        [(SMALL, [("1g.10gb", 6), ("3g.20gb", 0)]), (LARGE, [])],
+        ["1g.20gb", "1g.10gb", "1g.10gb+me"],
+        {"4g.20gb": 1},
+        [(1, 6), (0, 4), (1, 4)],
+    ),
+}
+
+
+def space(number, key, taken):
+    """A GPU with these instances on it."""
+    mig = plain(key)
+    ids = {p.name: p for p, _ in mig.every}
+    here = [
+        Taken(ids[name].id, place)
+        for name, start in taken
+        for place in ids[name].placements
+        if place.start == start
+    ]
+    return GpuSpace(f"GPU-{number}", geometry(key), tuple(here))
+
+
+def most_kept(gpus, promises):
+    """How many of the promises can be kept, by brute force; `gpus` as (key, instances on it)."""
+    reached = {tuple(0 for _ in promises)}
+    for key, taken in gpus:
+        mig = plain(key)
+        number = {(p.name, place.start): i for i, (p, place) in enumerate(mig.every)}
+        occupancy = tuple(sorted(number[one] for one in taken))
+        assert mig.legal(occupancy)
+        vectors = [mig.counts(vector) for vector in mig.packable[occupancy]]
+        reached = {
+            tuple(
+                min(n, had + vector.get(name, 0))
+                for had, (name, n) in zip(before, promises.items(), strict=True)
+            )
+            for before in reached
+            for vector in vectors
+        }
+    return max(map(sum, reached))
+
+
+@pytest.mark.parametrize("why", CASES)
+def test_another_place_than_the_first(why):
+    """The place that is taken costs no promise that could be kept, and is where it was expected."""
+    gpus, wants, promises, expected = CASES[why]
+    slots = choose([space(k, *gpu) for k, gpu in enumerate(gpus)], wants, promises)
+    assert all(isinstance(slot, Slot) for slot in slots)
+    assert [slot.profile.name for slot in slots] == wants
+    assert [(int(slot.gpu[4:]), slot.placement.start) for slot in slots] == expected
+    after = [
+        (key, [*taken, *(
+            (slot.profile.name, slot.placement.start) for slot in slots if slot.gpu == f"GPU-{k}"
+        )])
+        for k, (key, taken) in enumerate(gpus)
+    ]  # fmt: skip
+    # As many as if the job's instances were promises too: its own places are not to be beaten.
+    both = dict(promises)
+    for name in wants:
+        both[name] = both.get(name, 0) + 1
+    assert most_kept(after, promises) == most_kept(gpus, both) - len(wants)
