@@ -59,7 +59,7 @@ class Partitioner:
         self._devices = Devices(Path(settings.driver_root))
         self._handover = Handover(Path(settings.state_run_directory))
         self._isolate = settings.isolation_devices == "owner"
-        self._sight = Sight(driver, self._devices.life(), settings.mig_minors)
+        self._sight = Sight(driver, self._devices.life(), settings.mig_minors, self._handover.begun)
         self._books = Books(state, self._locks, self._handover, self._sight, settings.lock_timeout)
         self._ledger = self._books.open(mend=mend)
         self._all = self._sight.gpus
@@ -178,10 +178,12 @@ class Partitioner:
         gpu = self._sight.gpu(wish.gpu)
         profile = self._driver.geometry(gpu).profile(wish.profile)
         with self._locks.gpu(wish.gpu):
+            self._handover.begin(entry.job, entry.id)
             try:
                 gi = self._driver.create_gi(wish.gpu, profile, wish.placement)
             except NoSpace:
                 # Forgotten, not undone: what is at that place now was made by somebody else.
+                self._handover.refused(entry.job, entry.id)
                 self._ledger.forget(entry)
                 raise
             try:
@@ -344,7 +346,8 @@ class Partitioner:
                 report.mended.append(f"{where}: removed ({'job ended' if ended else entry.state})")
             except TeardownError as error:
                 report.stuck.append(str(error))
-        if not ended or stamp is None or self._ledger.entries(job):
+        left = [e for e in self._ledger.entries(job) if e.state != states.QUARANTINED]
+        if not ended or stamp is None or left:
             return
         # Not a folder that the job was given since: it may say that its tasks must not run.
         if self._handover.stamp(job) == stamp:

@@ -4,13 +4,13 @@ Core, but decides nothing. NVML is the truth about what exists, the ledger about
 that no row matches was made by somebody else.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from slurm_mig import chosen
 from slurm_mig.errors import NodeFault
 from slurm_mig.instances import Gi, Gpu
-from slurm_mig.ledger import Entry, same_life
+from slurm_mig.ledger import QUARANTINED, Entry, same_life
 from slurm_mig.nvml import Driver
 from slurm_mig.profiles import Geometry
 
@@ -29,11 +29,18 @@ class GpuView:
 class Sight:
     """A node's GPUs as they were when the process began, and what lives on them now.
 
-    `life` is that of the driver (`Devices.life`), `minors` what `[gpus] mig` names (None: all).
+    `life` is that of the driver (`Devices.life`), `minors` what `[gpus] mig` names (None: all),
+    `begun` whether the driver was ever asked for a row, by job and id (`Handover.begun`).
     """
 
-    def __init__(self, driver: Driver, life: str, minors: tuple[int, ...] | None) -> None:
-        self._driver, self._minors = driver, minors
+    def __init__(
+        self,
+        driver: Driver,
+        life: str,
+        minors: tuple[int, ...] | None,
+        begun: Callable[[int, int], bool],
+    ) -> None:
+        self._driver, self._minors, self._begun = driver, minors, begun
         self.life = life
         self.gpus = driver.gpus()
         self.lost = tuple(driver.lost)  # GPUs that fell off the bus, a sentence each
@@ -73,9 +80,11 @@ class Sight:
     def owns(self, entry: Entry, gi: Gi) -> bool:
         """Whether this GI is the one of the entry.
 
-        An intent has no id yet: its placement was free when it was written, so a GI of that very
-        profile and placement is what the intent made. Other UUIDs mean that somebody made it
-        anew; the same ones mean nothing, since some drivers derive them from the place.
+        An intent has no id yet: its placement was free when it was written, so once the driver was
+        asked for it, a GI of that very profile and placement is what the intent made. Before, it is
+        somebody else's, made after a Prolog was killed on the way there. Other UUIDs mean that
+        somebody made it anew; the same ones mean nothing, since some drivers derive them from the
+        place.
         """
         uuids = {ci.uuid for ci in gi.cis}
         return (
@@ -84,6 +93,17 @@ class Sight:
             and entry.wish.profile_id == gi.profile_id
             and entry.wish.placement == gi.placement
             and (not entry.uuids or not uuids or not uuids.isdisjoint(entry.uuids))
+            and self.begun(entry)
+        )
+
+    def begun(self, entry: Entry) -> bool:
+        """Whether the driver was ever asked for what the entry wants.
+
+        Also where the job's folder, and the note in it, went before what is quarantined: nothing
+        is that was not begun (teardown.py).
+        """
+        return (
+            entry.gi is not None or entry.state == QUARANTINED or self._begun(entry.job, entry.id)
         )
 
     def find(self, entry: Entry) -> Gi | None:

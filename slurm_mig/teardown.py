@@ -64,6 +64,9 @@ class Teardown:
         Tried again, at growing intervals and a last time at the deadline, as long as that may help;
         there is always one attempt. Raises TeardownError, NodeFault.
         """
+        if not self._sight.begun(entry):
+            self._ledger.forget(entry)
+            return
         allotted = round(deadline - time.monotonic(), 1)
         waited = f" after {allotted:g} s" if allotted > 0 else ""
         delay = _FIRST_RETRY

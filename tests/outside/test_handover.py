@@ -63,3 +63,23 @@ def test_job_folder_that_is_a_link(tmp_path: Path) -> None:
     with pytest.raises(NodeFault, match="must be a folder"):
         Handover(tmp_path).open(7)
     assert list(target.iterdir()) == []
+
+
+def test_whether_the_driver_was_asked(tmp_path):
+    """A row's note is there from `begin` until it is refused, or the folder goes."""
+    handover = Handover(tmp_path / "run")
+    handover.open(7)
+    assert not handover.begun(7, 1)
+    handover.begin(7, 1)
+    handover.begin(7, 1)
+    assert [handover.begun(*row) for row in ((7, 1), (7, 2), (8, 1))] == [True, False, False]
+    handover.open(7)
+    assert handover.begun(7, 1)
+    handover.refused(7, 1)
+    handover.refused(7, 1)
+    assert not handover.begun(7, 1)
+    handover.begin(7, 2)
+    handover.close(7)
+    assert not handover.begun(7, 2)
+    with pytest.raises(NodeFault, match=r"run directory .*begun-2: No such file"):
+        handover.begin(7, 2)

@@ -38,6 +38,10 @@ def _become(starter: int, descriptors: list[int], words: list[bytes], failpoints
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
     os.closerange(3, 256)
+    # As at the start of a Python: these descriptors are others now, a pipe and no file perhaps.
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
     mask, folder, count, *rest = words
     os.umask(int(mask))
     os.chdir(folder)
@@ -94,6 +98,8 @@ def serve(path: str, failpoints: str) -> None:
                     except BaseException as error:
                         os.write(2, f"zygote: {error!r}\n".encode())
                     finally:
+                        sys.stdout.flush()
+                        sys.stderr.flush()
                         os._exit(status)
                 for each in descriptors:
                     os.close(each)
