@@ -15,7 +15,8 @@ def weak(path: Path) -> str:
     In a sticky folder (/tmp) nobody can rename what is another's. Raises OSError.
     """
     trusted = (0, os.geteuid())
-    for folder in dict.fromkeys((*path.absolute().parents, *path.resolve().parents)):
+    real = Path(os.path.realpath(path))  # Path.resolve raises at a loop of links
+    for folder in dict.fromkeys((*path.absolute().parents, *real.parents)):
         try:
             status = folder.lstat()
         except FileNotFoundError:

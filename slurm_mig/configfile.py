@@ -52,5 +52,8 @@ def load(path: Path | None = None) -> Settings:
         if path is not None:
             raise ConfigError(f"{path}: no such configuration file") from None
     for extra in sorted(main.parent.glob("config.d/*.toml")):
-        documents.append((str(extra), _read(extra)))
+        try:
+            documents.append((str(extra), _read(extra)))
+        except FileNotFoundError:
+            raise ConfigError(f"{extra}: a link to nothing, or just removed") from None
     return settings.parse(documents)

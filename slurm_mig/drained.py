@@ -20,6 +20,7 @@ from pathlib import Path
 
 from slurm_mig import slurm
 from slurm_mig.errors import SlurmMigError
+from slurm_mig.ledger import prepare_directory
 from slurm_mig.settings import Settings
 from slurm_mig.slurm import SlurmClient
 
@@ -74,8 +75,8 @@ def drain(settings: Settings, node: str, job: int, reason: str) -> str:
     note = _read(state) or _Note()
     try:
         _write(state, _Note(said, job, not failure, time.time(), note.resumed))
-    except OSError as error:
-        failure = failure or f"{state / NAME}: {error.strerror or error}"
+    except (OSError, SlurmMigError) as error:
+        failure = failure or f"{state / NAME}: {error}"
     return failure
 
 
@@ -85,7 +86,7 @@ def resume(
     """Undo our own drain of this node, if it is drained and `in_the_way` says nothing against it.
 
     `alive`: the jobs that Slurm has there. As long as that of the hook is among them, Slurm may yet
-    hear that it failed, and drain the node anew. Raises SlurmUnavailable, SlurmRefused, OSError.
+    hear that it failed, and drain the node anew. Raises SlurmMigError, OSError.
     """
     found = Resumed()
     state = Path(settings.state_directory)
@@ -141,7 +142,8 @@ def _forget(state: Path, note: _Note) -> None:
 
 
 def _write(state: Path, note: _Note) -> None:
-    """Raises OSError."""
+    """Raises OSError, NodeFault."""
+    prepare_directory(state)
     path = state / NAME
     draft = state / f".{NAME}"
     draft.unlink(missing_ok=True)

@@ -166,12 +166,14 @@ class Handover:
         """A number that is another one after each `open` of the job's folder; None without one."""
         try:
             return self._folder(job).lstat().st_ctime_ns
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def open_jobs(self) -> list[int]:
-        """The job ids that have a folder."""
+        """The job ids that have a folder. Raises NodeFault."""
         try:
             return sorted(int(p.name) for p in self.jobs.iterdir() if p.name.isdecimal())
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise NodeFault(f"run directory {self.jobs}: {error.strerror}") from None

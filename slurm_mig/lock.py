@@ -14,6 +14,7 @@ and a job's it is 20 ms, 1 %.
 """
 
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,6 +58,8 @@ class Locks:
         path = self._folder / f"{name}.lock"
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
+            if not stat.S_ISDIR(self._folder.lstat().st_mode):
+                raise NodeFault(f"lock folder {self._folder}: is no directory; move it away")
             # fallback_to_soft: a soft lock survives its holder, which must never happen here.
             lock = FileLock(path, timeout, mode=0o600, poll_interval=poll, fallback_to_soft=False)
             lock.acquire()
