@@ -1,5 +1,6 @@
 # make demo    run the main job on a throwaway Slurm cluster with simulated GPUs
 # make test    lint, types, and every test, those against the real Slurm included
+# make coverage  the tests of core and ground once more; every branch of these must be run by them
 # make bench   measure the hooks and the packer; writes build/bench.json
 # All set-up is done here, on a fresh Debian 12: a virtual environment in .venv and, where the user
 # may install packages, Slurm and the tests' tools from Debian. For the tests also two folders with
@@ -20,7 +21,7 @@ test lint folders: PROGRAMS += $(TOOLS)
 # The simulated driver is built once, and inside this folder.
 export SLURM_MIG_CACHE := $(CURDIR)/.cache
 
-.PHONY: demo test lint bench clean packages folders
+.PHONY: demo test lint coverage bench clean packages folders
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two apt-get at once would lock each other out
 
@@ -39,6 +40,15 @@ lint: .venv/.dev packages
 	    echo shellcheck prolog/* epilog/* .ci/run; shellcheck prolog/* epilog/* .ci/run; \
 	elif [ "$$CI" = true ]; then echo "no shellcheck: install it" >&2; exit 1; \
 	else echo "no shellcheck: the hooks are not linted"; fi
+
+# Which modules: pyproject.toml. Fails under 100 %.
+coverage: export COVERAGE_FILE := $(CURDIR)/build/coverage/data
+coverage: .venv/.dev packages
+	rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/coverage run -m pytest -q -n $(WORKERS) --dist loadgroup \
+	    tests/ground tests/core tests/outside tests/hooks tests/guarantees $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 bench: .venv/.package packages
 	$(BIN)/python -m bench

@@ -8,7 +8,7 @@ from bruteforce import geometry, plain
 
 from slurm_mig.packing import GpuSpace, Slot, Taken, choose
 
-SMALL, LARGE = "A100-SXM4-40GB", "A100-SXM4-80GB"
+SMALL, LARGE, HOPPER = "A100-SXM4-40GB", "A100-SXM4-80GB", "H100-SXM5-80GB"
 
 #: Why: GPUs with (profile, start) of what is taken, wants, promises, and (GPU, start) of each.
 CASES = {
@@ -23,6 +23,16 @@ CASES = {
         ["2g.10gb", "1g.10gb", "1g.5gb"],
         {"1g.5gb+me": 1, "3g.20gb": 1},
         [(0, 0), (1, 0), (0, 3)],
+    ),
+    "no place of which greed can tell": (
+        [
+            (HOPPER, [("1g.20gb", 0)]),
+            (HOPPER, [("1g.10gb", 5), ("3g.40gb", 0), ("1g.10gb+me", 4), ("1g.20gb", 6)]),
+            (HOPPER, [("1g.10gb", 3)]),
+        ],
+        ["2g.20gb", "3g.40gb"],
+        {"1g.10gb+me": 2, "1g.20gb": 2},
+        [(2, 0), (0, 4)],
     ),
     "promises are lost anyway, and the best place would lose one more": (
         [(SMALL, [("1g.5gb+me", 2)]), (LARGE, [("7g.80gb", 0)])],
