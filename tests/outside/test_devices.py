@@ -164,6 +164,30 @@ def test_holders(root: Path) -> None:
     assert devices.holders(1, 99, ()) == []
 
 
+def test_only_what_has_the_name_of_a_node_is_looked_at(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other files that processes have open may be on a file server that does not answer."""
+    if not nodes(root):
+        pytest.skip("no device nodes can be made here")
+    devices = Devices(root)
+    devices.grant(1, 2, (), os.getuid())
+    looked: list[str] = []
+    stat_of = Path.stat
+
+    def noted(path: Path, **options: bool) -> os.stat_result:
+        if path.parent == Path(f"/proc/{os.getpid()}/fd"):
+            looked.append(path.readlink().name)
+        return stat_of(path, **options)
+
+    monkeypatch.setattr(Path, "stat", noted)
+    other = tmp_path / "data"
+    other.touch()
+    with other.open(), (root / f"dev/nvidia-caps/nvidia-cap{GI_MINOR}").open("rb"):
+        assert os.getpid() in devices.holders(1, 2, ())
+    assert looked == [f"nvidia-cap{GI_MINOR}"]
+
+
 def test_describe_processes() -> None:
     """Processes are named as far as they are known: pid, command, user."""
     name = Path("/proc/self/comm").read_text().strip()
