@@ -1,5 +1,6 @@
 # make demo    run the main job on a throwaway Slurm cluster with simulated GPUs
 # make test    lint, types, and every test, those against the real Slurm included
+# make soak    the tests of the guarantees with all their numbers, hours; SEED=N tries one seed again
 # make coverage  the tests of core and ground once more; every branch of these must be run by them
 # make bench   measure the hooks and the packer; writes build/bench.json
 # All set-up is done here, on a fresh Debian 12: a virtual environment in .venv and, where the user
@@ -21,7 +22,7 @@ test lint folders: PROGRAMS += $(TOOLS)
 # The simulated driver is built once, and inside this folder.
 export SLURM_MIG_CACHE := $(CURDIR)/.cache
 
-.PHONY: demo test lint coverage bench clean packages folders
+.PHONY: demo test soak lint coverage bench clean packages folders
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two apt-get at once would lock each other out
 
@@ -31,6 +32,11 @@ demo: .venv/.package packages
 # --dist loadgroup: tests that share a cluster name a group, and run on one worker.
 test: .venv/.dev packages lint folders
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations 10 $(TESTS)
+
+# Which tests: those marked so; with how many kills, faults and steps: tests/guarantees/effort.py.
+soak: export SOAK := 1
+soak: .venv/.dev packages
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m soak --timeout 0 --durations 10 $(TESTS)
 
 lint: .venv/.dev packages
 	$(BIN)/ruff check

@@ -69,10 +69,16 @@ class Node:
         names = dict.fromkeys(wanted.profiles)
         gres = ",".join(f"mig:{name}(CNT:{wanted.profiles.count(name)})" for name in names)
         self.m.hooks.job(job, gres, uid=wanted.uid)
-        self.forget(job)
+        fresh = self.forget(job) is None
         self.unsure[job] = wanted
         run = self.go("prolog", job, mortal)
         if run.rc < 0:
+            folder = invariants.folders(self.m.node).get(job)
+            if fresh and folder is not None:
+                # Its tasks have all they asked for, or are refused.
+                had = len(folder.devices or ()) if folder.refuse is None else 0
+                assert had in (0, len(wanted.profiles)), (job, wanted, folder)
+                assert (self.m.hooks.task(job)[0] == 0) == (had > 0)
             return
         assert run.rc == 0, run
         del self.unsure[job]
@@ -86,8 +92,7 @@ class Node:
 
     def end(self, job: int, mortal: bool) -> None:
         """The Epilog of a job; its program may be there still."""
-        wanted = self.forget(job)
-        self.unsure[job] = wanted
+        self.unsure[job] = self.forget(job) or Job()
         if job in self.users and self.chance.random() < 0.7:
             self.stop(job)
         run = self.go("epilog", job, mortal)
@@ -100,12 +105,12 @@ class Node:
         self.users[job].kill()
         self.users.pop(job).wait()
 
-    def forget(self, job: int) -> Job:
-        """What is known of the job is no longer so."""
+    def forget(self, job: int) -> Job | None:
+        """What is known of the job, which is no longer so."""
         for jobs in (self.served, self.refused, self.unsure):
             if job in jobs:
                 return jobs.pop(job)
-        return Job()
+        return None
 
     def mend(self, gone: set[int], mortal: bool) -> None:
         """Reconcile; Slurm has none of the jobs that are `gone`."""
