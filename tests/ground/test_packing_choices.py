@@ -6,6 +6,8 @@ Each was the smallest node on which the packer goes that way; brute force says t
 import pytest
 from bruteforce import geometry, plain
 
+from slurm_mig.cover import deal
+from slurm_mig.occupancy import tables
 from slurm_mig.packing import GpuSpace, Slot, Taken, choose
 
 SMALL, LARGE, HOPPER = "A100-SXM4-40GB", "A100-SXM4-80GB", "H100-SXM5-80GB"
@@ -101,3 +103,23 @@ def test_another_place_than_the_first(why):
     for name in wants:
         both[name] = both.get(name, 0) + 1
     assert most_kept(after, promises) == most_kept(gpus, both) - len(wants)
+
+
+def test_a_deal_that_comes_to_the_same_point_twice():
+    """A search that meets a rest again, of which it knows that it fails, still leaves out least."""
+    taken = [
+        [("1g.6gb+me", 2)],
+        [("1g.6gb+me", 2)],
+        [("1g.6gb", 1)],
+        [("1g.6gb", 2), ("2g.12gb+me", 0), ("1g.6gb", 3)],
+        [("4g.24gb", 0)],
+    ]
+    promises = {"1g.6gb": 8, "1g.6gb+me": 1, "2g.12gb": 1}
+    spaces = [space(k, "A30-24GB", one) for k, one in enumerate(taken)]
+    gpus = [(tables(s.geometry), tables(s.geometry).state(s.taken)) for s in spaces]
+    dealt = deal(gpus, promises, promises, 0, 10)
+    assert dealt is not None
+    kept = most_kept([("A30-24GB", one) for one in taken], promises)
+    assert sum(dealt.left.values()) == sum(promises.values()) - kept == 1
+    held = {name: sum(one.get(name, 0) for one in dealt.held) for name in promises}
+    assert {name: n + dealt.left.get(name, 0) for name, n in held.items()} == promises
