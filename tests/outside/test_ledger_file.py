@@ -1,5 +1,6 @@
 """The ledger's file: put aside while others use it, and what an error of SQLite is about."""
 
+import errno
 import os
 import sqlite3
 import subprocess
@@ -193,3 +194,76 @@ def test_entries_as_text(tmp_path: Path) -> None:
 def test_same_life(one: str, other: str, same: bool) -> None:
     """The boot must be the same; the load where both know it."""
     assert same_life(one, other) is same
+
+
+def test_disk_that_fails_at_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failure of the disk is told as that, not taken for damage."""
+    Ledger(tmp_path).close()
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(ledger_file.os, "open", fail)
+    with pytest.raises(NodeFault, match="Input/output error") as caught:
+        Ledger(tmp_path)
+    assert not isinstance(caught.value, Damaged)
+
+
+def test_schema_that_is_no_text(tmp_path: Path) -> None:
+    """SQLite quotes the file in its message; what is no text there is damage, and no crash."""
+    Ledger(tmp_path).close()
+    path = tmp_path / "ledger.sqlite"
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE miss", b"CREATE TA\xff\xfe\xfd miss"))
+    with pytest.raises(Damaged, match="its schema or content is not text"):
+        Ledger(tmp_path)
+    with pytest.raises(NodeFault):
+        glance(tmp_path, "boot")
+
+
+def test_format_1_that_is_not_sound(tmp_path: Path) -> None:
+    """A ledger of format 1 has no seal, so the whole file is looked at before it is upgraded."""
+    with Ledger(tmp_path) as ledger:
+        ledger.intend(7, 0, [WISH] * 300, "boot")
+        ledger._write("DELETE FROM instance")
+    path = tmp_path / "ledger.sqlite"
+    database = sqlite3.connect(path)
+    for statement in (
+        "DROP TABLE seal",
+        "CREATE INDEX instance_job ON instance (job)",
+        "PRAGMA user_version = 1",
+    ):
+        database.execute(statement)
+    database.commit()
+    database.close()
+    content = bytearray(path.read_bytes())
+    content[36:40] = (77).to_bytes(4, "big")  # the number of free pages
+    path.write_bytes(bytes(content))
+    with pytest.raises(Damaged, match=r"[Ff]reelist"):
+        Ledger(tmp_path)
+    assert path.read_bytes() == bytes(content)
+
+
+def test_transaction_that_sqlite_has_ended(tmp_path: Path) -> None:
+    """After some errors SQLite has rolled back already; the first error is what is raised."""
+    with Ledger(tmp_path) as ledger:
+        with pytest.raises(ValueError, match="the cause"), ledger._begun("IMMEDIATE"):
+            _roll_back(ledger)
+        assert len(ledger.intend(7, 0, [WISH], "boot")) == 1
+
+
+def _roll_back(ledger: Ledger) -> None:
+    ledger._database.execute("ROLLBACK")
+    raise ValueError("the cause")
+
+
+def test_holders_make_a_missing_ledger_damaged(tmp_path: Path) -> None:
+    """It is not made anew while jobs hold instances, and asked only when it is missing."""
+    with pytest.raises(Damaged, match="empty or gone, but job 5 holds instances made by it"):
+        Ledger(tmp_path, lambda: [9, 5])
+    assert (tmp_path / "ledger.sqlite").stat().st_size == 0
+    Ledger(tmp_path, list).close()
+
+    def never() -> list[int]:
+        raise AssertionError("asked")
+
+    Ledger(tmp_path, never).close()

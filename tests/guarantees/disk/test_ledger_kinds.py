@@ -395,3 +395,18 @@ def test_record_of_another_life(ruin):
     ruin.site.reconcile({7, 8})
     assert ruin.site.entries() == []
     assert ruin.site.sim.instances() == theirs
+
+
+def test_folder_that_names_another_job_or_gpu(ruin):
+    """A folder vouches for its own job only; of a GPU that is gone nobody knows."""
+    text = (ruin.site.run / "jobs/7/instances").read_text()
+    handover = Handover(ruin.site.run)
+    handover.vouch(7, text.replace("[[7,", "[[8,"))
+    _garbage(ruin)
+    ruin.site.reconcile({7, 8})
+    assert [entry.job for entry in ruin.site.entries()] == [8, 8]
+    handover.vouch(7, text.replace("GPU-", "GPU-0"))
+    report = ruin.site.reconcile({7, 8})
+    (doubt,) = report["skipped"]
+    assert doubt.startswith("job 7: not seen whether it has its instances: GPU-0")
+    assert [entry.job for entry in ruin.site.entries()] == [8, 8]
