@@ -20,7 +20,10 @@ from hooking import Hooks
 from partitioning import CREATE, CREATE_CI, DESTROY, DESTROY_CI
 from sweeping import JOB, LIES, NAMED, OTHERS, Bench, Outcome
 
+from slurm_mig import teardown
 from slurm_mig.driver_errors import PASSING
+from slurm_mig.errors import NodeFault
+from slurm_mig.handover import Handover
 from slurm_mig.nvml import Driver
 from slurm_mig.profiles import Placement
 from slurm_mig.simulator.records import ERRORS
@@ -427,6 +430,56 @@ def test_not_found_is_success(new_bench: Any, error: str, function: str, true: b
     bench.settled()
 
 
+def test_profile_that_the_driver_leaves_out(new_bench: Any) -> None:
+    """Instances are listed by profile: without the profile, none of it looks gone."""
+    bench = new_bench()
+    assert bench.prolog(JOB, "3g.20gb") == (0, "")
+    info = "nvmlDeviceGetGpuInstanceProfileInfo"
+    bench.sim.fail(info, nth=3, error="NOT_SUPPORTED")  # enumeration index 2: three slices
+    status, said = bench.epilog(JOB)
+    assert status == 0
+    assert (
+        "the driver does not report MIG profile 9 now, so it cannot be seen what is there" in said
+    )
+    bench.settled(quarantined=[JOB])
+    assert len(bench.sim.instances()) == 1
+    bench.mended()
+
+
+def test_gone_at_the_last_moment(
+    new_bench: Any, clients: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An instance that goes between the last attempt and the message is mended like another."""
+    bench = new_bench()
+    assert bench.prolog(JOB, "3g.20gb") == (0, "")
+    (row,) = invariants.rows(bench.node)
+    clients.enter_context(bench.sim.client(row.uuids[0]))
+    users = teardown.Teardown._users
+
+    def too_late(self: teardown.Teardown, entry: Any) -> str:
+        clients.close()
+        self._driver.destroy_ci(row.gpu, row.gi, 0)
+        self._driver.destroy_gi(row.gpu, row.gi)
+        return users(self, entry)
+
+    monkeypatch.setattr(teardown.Teardown, "_users", too_late)
+    status, said = bench.epilog(JOB)
+    assert status == 0
+    assert f"in use by nobody by now after {BUDGET} s" in said
+    bench.settled(quarantined=[JOB])
+    bench.mended()
+
+
+def test_without_isolation(new_bench: Any, clients: ExitStack) -> None:
+    """Where devices are given to nobody, removal and quarantine are the same."""
+    bench = new_bench(isolation={"devices": "none"})
+    assert bench.prolog(JOB, "3g.20gb") == (0, "")
+    clients.enter_context(bench.sim.client(_uuids(bench)[0]))
+    assert bench.epilog(JOB).said.startswith("slurm-mig: quarantined: ")
+    clients.close()
+    bench.mended()
+
+
 # -- a Prolog in the same places ----------------------------------------------------------------
 
 
@@ -521,4 +574,23 @@ def test_undo_leaves_what_it_had_not_begun(new_bench: Any, monkeypatch: pytest.M
     assert (status, len(bench.foreign)) == (1, 1)
     assert bench.sim.instances() == bench.foreign
     assert invariants.rows(bench.node) == []
+    bench.mended()
+
+
+def test_undo_that_cannot_begin(new_bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the undo fails too, the first cause is what is said, and reconcile does the rest."""
+    bench = new_bench()
+
+    def full(*_: object) -> None:
+        raise NodeFault("run directory: Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Handover, "disown", full)
+        bench.sim.fail(CREATE_CI, error="UNKNOWN")
+        status, said = bench.prolog(JOB, "3g.20gb")
+    assert status == 1
+    assert f": {CREATE_CI} failed: Unknown Error (NVML error 999)" in said
+    assert 'undo="run directory: Input/output error"' in bench.hooks.logged()[-1]
+    bench.settled(at_work=[JOB])
+    assert len(bench.sim.instances()) == 1
     bench.mended()
