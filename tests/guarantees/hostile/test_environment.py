@@ -141,6 +141,7 @@ def test_what_users_write(
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(count(120, 3600))
 def test_any_of_it_together(
     new_hooks: MakeHooks, canary: Canary, figures: Callable[..., None]
 ) -> None:

@@ -156,6 +156,7 @@ def node(new_hooks: MakeHooks, tmp_path: Path) -> Node:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(count(120, 3600))
 @pytest.mark.parametrize("part", range(2))
 def test_what_is_planted_is_not_followed(
     node: Node, part: int, figures: Callable[..., None]
@@ -228,6 +229,7 @@ def shared() -> Iterator[Path]:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(count(120, 3600))
 @pytest.mark.parametrize(("which", "key"), [("state", "directory"), ("run", "run_directory")])
 @pytest.mark.parametrize("mode", [0o777, 0o1777])
 def test_a_folder_that_a_user_can_swap(

@@ -100,6 +100,7 @@ def reader(new_hooks: MakeHooks, tmp_path: Path) -> Reader:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(count(120, 3600))
 def test_sh_and_python_agree(reader: Reader, figures: Callable[..., None]) -> None:
     """Sh leaves early exactly where Python reads "none", whichever variables there are."""
     tried = 0
