@@ -5,7 +5,7 @@ verified gone. A rollback journal with synchronous=FULL: a commit is on the disk
 and a process killed at any instruction leaves the state before or after it.
 
 A ledger that is not what was last written (ledger_file.py says how that shows) is believed in
-nothing: every method raises Damaged, and only reconcile goes on from there (rebuild.py). A ledger
+nothing: every method raises Damaged, and only reconcile goes on from there (books.py). A ledger
 that is missing or empty while jobs hold instances counts as damaged: it was there before.
 """
 
@@ -153,6 +153,7 @@ class Ledger:
         any, it is not made but Damaged is raised.
         """
         self.path = state / ledger_file.NAME
+        self._seen = -1  # data_version of the last look at the seal
         prepare_directory(state)
         with self._guarded():
             ledger_file.settle(self.path)
@@ -235,8 +236,12 @@ class Ledger:
     def _sealed(self, kind: str) -> Iterator[None]:
         """A transaction on a ledger that is what was last written."""
         with self._guarded(), self._begun(kind):
-            if not ledger_file.sealed(self._database):
-                raise Damaged(self.path, "its content is not what slurm-mig wrote (bad seal)")
+            # SQLite reads a page again only after another process wrote; so does this look again.
+            (seen,) = self._database.execute("PRAGMA data_version").fetchone()
+            if seen != self._seen:
+                if not ledger_file.sealed(self._database):
+                    raise Damaged(self.path, "its content is not what slurm-mig wrote (bad seal)")
+                self._seen = seen
             yield
             if kind == "IMMEDIATE":
                 ledger_file.seal(self._database)

@@ -267,3 +267,19 @@ def test_holders_make_a_missing_ledger_damaged(tmp_path: Path) -> None:
         raise AssertionError("asked")
 
     Ledger(tmp_path, never).close()
+
+
+def test_what_others_write_meanwhile_is_looked_at(tmp_path: Path) -> None:
+    """An open ledger looks at the seal again after any other process wrote."""
+    with Ledger(tmp_path) as ledger:
+        ledger.intend(7, 0, [WISH], "boot")
+        with Ledger(tmp_path) as other:
+            other.intend(8, 0, [WISH], "boot")
+        assert [entry.job for entry in ledger.entries()] == [7, 8]
+        database = sqlite3.connect(tmp_path / "ledger.sqlite")
+        database.execute("UPDATE instance SET job = 9")
+        database.commit()
+        database.close()
+        for use in (ledger.entries, lambda: ledger.removing(7), ledger.check):
+            with pytest.raises(Damaged, match="bad seal"):
+                use()
