@@ -66,12 +66,23 @@ def _read(path: Path, limit: int) -> bytes | None:
         raise NodeFault(f"{path}: cannot be read: {error.strerror}") from None
 
 
+def _refuse_links_of_others(folder: Path, path: Path) -> None:
+    """Raise NodeFault where another user's link leads away: root may render into /tmp."""
+    while path != folder:
+        path = path.parent
+        with suppress(FileNotFoundError):
+            owner = path.lstat().st_uid
+            if path.is_symlink() and owner not in (0, os.geteuid()):
+                raise NodeFault(f"{path}: a link that uid {owner} made; move it away")
+
+
 def write(folder: Path, file: RenderedFile) -> bool:
     """Write the file below the folder in one step, if it is not there as it is. NodeFault."""
     path = folder / file.name
     content = file.text.encode()
     if _read(path, len(content)) == content:
         return False
+    _refuse_links_of_others(folder, path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -289,6 +289,28 @@ def test_hook_scripts_are_not_written_through_links(node: Node, tmp_path: Path) 
             shutil.rmtree(folder)
 
 
+@pytest.mark.parametrize("place", ["", "slurm", "nodes/a"])
+def test_rendered_files_are_not_written_through_a_users_link(tmp_path: Path, place: str) -> None:
+    """Into a folder in which a user has put a link, nothing is rendered behind it."""
+    canary = Canary(tmp_path / "canary")
+    out = tmp_path / "out"
+    (out / place).parent.mkdir(parents=True, exist_ok=True)
+    (out / place).symlink_to(canary.tree)
+    os.chown(out / place, USER, USER, follow_symlinks=False)
+    text = '[slurm]\nrelease = "24.11"\n[nodes.a]\nhosts = "a1"\ngpus = "A100-SXM4-40GB:1"\n'
+    (tmp_path / "cluster.toml").write_text(text + 'layout = "small"\n')
+    done = subprocess.run(
+        [*COMMAND, "render", "-c", tmp_path / "cluster.toml", "-o", out],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"slurm-mig: {out / place}: a link that uid {USER} made; move it away\n"
+    canary.alive()
+
+
 def test_a_pipe_as_log_or_configuration_holds_nobody(node: Node) -> None:
     """The hook goes on without its line, or says that the configuration is no file."""
     node.fresh()
