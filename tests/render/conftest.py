@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from describing import TWO_GROUPS
+from rendering import TWO_GROUPS
 
 from slurm_mig.cli import main
 

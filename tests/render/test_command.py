@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Run
-from describing import TWO_GROUPS, described, files
+from rendering import TWO_GROUPS, described, files
 
 from slurm_mig.render import KINDS
 

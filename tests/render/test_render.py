@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from describing import ELASTIC, RELEASES, TWO_GROUPS, described, files
+from rendering import ELASTIC, RELEASES, TWO_GROUPS, described, files
 
 from slurm_mig import __version__
 from slurm_mig.render import KINDS, render

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 
 import pytest
-from describing import (
+from rendering import (
     ELASTIC,
     LAYOUTS,
     MODELS,

@@ -4,9 +4,9 @@ import math
 import tomllib
 
 import pytest
-from describing import ELASTIC, TWO_GROUPS, described, files, text
 from hypothesis import given
 from hypothesis import strategies as st
+from rendering import ELASTIC, TWO_GROUPS, described, files, text
 
 from slurm_mig import settings, toml_text
 

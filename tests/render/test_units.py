@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from describing import TWO_GROUPS, described, files, text
+from rendering import TWO_GROUPS, described, files, text
 
 from slurm_mig.description import Description
 from slurm_mig.handover import Handover
