@@ -62,6 +62,8 @@ class Partitioner:
         self._sight = Sight(driver, self._devices.life(), settings.mig_minors, self._handover.begun)
         self._books = Books(state, self._locks, self._handover, self._sight, settings.lock_timeout)
         self._ledger = self._books.open(mend=mend)
+        if self._books.aside:
+            log.note(aside="; ".join(self._books.aside))
         self._all = self._sight.gpus
         self.lost = self._sight.lost
         self._teardown = Teardown(

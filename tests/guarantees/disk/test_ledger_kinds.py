@@ -3,6 +3,8 @@
 import os
 import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -175,6 +177,7 @@ KINDS: dict[Callable[[Ruin], None], str] = {
     _journal_symlink: "its journal is no regular file",
     _old_format_cut: "",  # SQLite's own words
 }
+SLURM_MIG = (sys.executable, "-m", "slurm_mig.cli.main")
 HINT = "; nothing was changed. To put it aside and rebuild it run: slurm-mig reconcile"
 
 
@@ -214,6 +217,30 @@ def test_kind(ruin, figures, spoil):
     assert ruin.aside() == [aside]
     ruin.serves_and_ends()
     figures("disk", ledgers_that_are_none=1)
+
+
+def test_command(ruin):
+    """`slurm-mig reconcile` says and logs what it put aside; `status` only refuses."""
+    _garbage(ruin)
+    words = ("--config", str(ruin.node.config))
+    refused = subprocess.run([*SLURM_MIG, "status", *words], capture_output=True, text=True)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == f"slurm-mig: ledger {ruin.path}: file is not a database{HINT}\n"
+    mended = subprocess.run(
+        [*SLURM_MIG, "reconcile", "--offline", *words], capture_output=True, text=True
+    )
+    aside = ruin.state / "ledger.damaged-1.sqlite"
+    lines = mended.stdout.splitlines()
+    assert (mended.returncode, mended.stderr) == (3, "")
+    assert lines[0] == (
+        f"mended: ledger {ruin.path}: file is not a database; put aside as {aside}, a new one was "
+        "begun"
+    )
+    assert re.fullmatch(
+        r"mended: job 7: GPU-\S+ 3g.20gb at \d:4: taken up, as it was handed over", lines[1]
+    )
+    assert [line.partition(":")[0] for line in lines] == ["mended"] * 4 + ["foreign", "skipped"]
+    assert f"put aside as {aside}" in ruin.node.log.read_text().splitlines()[-1]
 
 
 def test_jobs_that_ended_meanwhile(ruin):
