@@ -136,7 +136,7 @@ class Handover:
         """
         path = self._begun(job, row)
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             os.close(os.open(path, flags, 0o600))
         except OSError as error:
             raise NodeFault(f"run directory {path}: {error.strerror}") from None

@@ -30,7 +30,14 @@ PATHS = (
     *("state/ledger.sqlite-shm", "state/locks", "state/locks/host.lock", "state/locks/job-7.lock"),
     *("state/locks/gpu-GPU.lock", "state/ledger.damaged-1.sqlite", "run", "run/jobs", "run/jobs/7"),
     *("run/jobs/7/env", "run/jobs/7/.env", "run/jobs/7/refuse", "run/jobs/7/.refuse"),
-    *("run/jobs/7/instances", "run/jobs/7/.instances", "run/jobs/8", "run/jobs/../../x"),
+    *(
+        "run/jobs/7/instances",
+        "run/jobs/7/.instances",
+        "run/jobs/8",
+        "run/jobs/../../x",
+        "state/drained",
+        "state/.drained",
+    ),
     *("log", "config.toml", "config.d", "config.d/x.toml"),
 )
 KINDS = ("link", "link to folder", "dangling", "loop", "hard link", "pipe", "socket")
