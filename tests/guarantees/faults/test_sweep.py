@@ -18,7 +18,7 @@ from slurm_mig.simulator.handle import ANY
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(effort.count(600, 7200))]
 
-STEP = effort.count(97, 1)
+STEP = effort.count(131, 1)
 ERRORS = (*NAMED, *OTHERS, *LIES)
 
 #: GPUs, the jobs that run beside, what the job wants, what a stranger has made (profile, start).
