@@ -8,7 +8,7 @@ from bruteforce import geometry, plain
 
 from slurm_mig.cover import deal
 from slurm_mig.occupancy import tables
-from slurm_mig.packing import GpuSpace, Slot, Taken, choose
+from slurm_mig.packing import GpuSpace, Slot, Taken, choose, nearest
 
 SMALL, LARGE, HOPPER = "A100-SXM4-40GB", "A100-SXM4-80GB", "H100-SXM5-80GB"
 
@@ -35,6 +35,12 @@ CASES = {
         ["2g.20gb", "3g.40gb"],
         {"1g.10gb+me": 2, "1g.20gb": 2},
         [(2, 0), (0, 4)],
+    ),
+    "two of one profile, on the GPU that was dealt both": (
+        [(SMALL, [("1g.5gb+me", 2)]), (LARGE, [])],
+        ["1g.10gb", "1g.10gb"],
+        {"3g.40gb": 1, "1g.10gb": 1, "1g.5gb+me": 1},
+        [(0, 0), (0, 6)],
     ),
     "promises are lost anyway, and the best place would lose one more": (
         [(SMALL, [("1g.5gb+me", 2)]), (LARGE, [("7g.80gb", 0)])],
@@ -123,3 +129,24 @@ def test_a_deal_that_comes_to_the_same_point_twice():
     assert sum(dealt.left.values()) == sum(promises.values()) - kept == 1
     held = {name: sum(one.get(name, 0) for one in dealt.held) for name in promises}
     assert {name: n + dealt.left.get(name, 0) for name, n in held.items()} == promises
+
+
+def test_a_deal_leaves_nothing_out_unless_told_to():
+    """By default all must be held; only with a budget something may be left out."""
+    here = space(0, "A30-24GB", [("4g.24gb", 0)])
+    gpus = [(tables(here.geometry), tables(here.geometry).state(here.taken))]
+    assert deal(gpus, {"1g.6gb": 1}, {"1g.6gb": 1}) is None
+    assert deal(gpus, {"1g.6gb": 1}, {"1g.6gb": 1}, 0, 1) == ([{}], {"1g.6gb": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "end"),
+    [
+        ("2g.10gb", ["2g.12gb"], "; did you mean 2g.12gb? there is 2g.12gb"),
+        ("?", ["1g.6gb", "2g.12gb"], "; there are 1g.6gb, 2g.12gb"),
+        ("1g.6gb", [], "; there are none"),
+    ],
+)
+def test_what_there_is_instead(name, there, end):
+    """An unknown name is answered with the nearest, if one is near, and with all there are."""
+    assert nearest(name, dict.fromkeys(there)) == end
