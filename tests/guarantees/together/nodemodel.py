@@ -123,6 +123,8 @@ class NodeModel(RuleBasedStateMachine):
         self.foreign: list = []
         #: Whether something that is not ours to judge shaped what lies where: strangers, faults.
         self.disturbed = False
+        #: Steps since the last reboot.
+        self.quiet = 0
 
     def teardown(self):
         self.patch.stop()
@@ -181,6 +183,7 @@ class NodeModel(RuleBasedStateMachine):
         return {(client.gpu, client.gi) for client in self.sim.clients()}
 
     def step(self, name, outcome):
+        self.quiet += 1
         TRIED.steps[name] += 1
         TRIED.outcomes[f"{name}: {outcome}"] += 1
 
@@ -272,16 +275,18 @@ class NodeModel(RuleBasedStateMachine):
         assert (outcome == "removed") or busy or armed
         return outcome
 
-    @rule(job=JOBS, uid=st.integers(0, 3), batch=st.booleans(), data=st.data())
-    def prolog(self, job, uid, batch, data):
+    @rule(uid=st.integers(0, 3), batch=st.booleans(), data=st.data())
+    def prolog(self, uid, batch, data):
         """A job starts: a new one, one that runs already, one that was turned away before."""
+        job = data.draw(st.sampled_from([*range(1, 10), *sorted(self.jobs)]))
         again = "again" if job in self.jobs else "first"
         self.slurm.batch = batch
         self.step(f"prolog {again}", self.start(job, uid, self.wants(data)))
 
-    @rule(job=JOBS)
-    def epilog(self, job):
+    @rule(data=st.data())
+    def epilog(self, data):
         """A job ends: one that runs, one that ended before, one that never was."""
+        job = data.draw(st.sampled_from([*sorted(self.jobs), *range(1, 5)]))
         when = "of a job" if job in self.jobs else "of none"
         self.step(f"epilog {when}", self.end(job))
 
@@ -360,7 +365,7 @@ class NodeModel(RuleBasedStateMachine):
             self.sim.attach(data.draw(st.sampled_from(uuids)), os.getpid())
             self.step("client", "comes")
 
-    @precondition(lambda self: hasattr(self, "sim") and self.sim.clients())
+    @precondition(lambda self: self.sim.clients())
     @rule()
     def clients_go(self):
         """All programs end."""
@@ -369,6 +374,7 @@ class NodeModel(RuleBasedStateMachine):
 
     # -- the machine --------------------------------------------------------------------------
 
+    @precondition(lambda self: not self.sim.faults())
     @rule(
         call=st.sampled_from(CALLS),
         error=st.sampled_from(ERRORS),
@@ -383,13 +389,14 @@ class NodeModel(RuleBasedStateMachine):
         self.sim.fail(call, nth, once=once, error=error, after=after)
         self.step("fault", "armed")
 
-    @precondition(lambda self: hasattr(self, "sim") and self.sim.faults())
+    @precondition(lambda self: self.sim.faults())
     @rule()
     def faults_cleared(self):
         """The driver is well again."""
         self.sim.clear_faults()
         self.step("fault", "cleared")
 
+    @precondition(lambda self: self.quiet > 12)
     @rule()
     def reboot(self):
         """The machine reboots; the run directory, a tmpfs, goes with it."""
@@ -404,7 +411,8 @@ class NodeModel(RuleBasedStateMachine):
         self.jobs.clear()
         self.refused.clear()
         self.foreign.clear()
-        self.step("reboot", "")
+        self.quiet = 0
+        self.step("reboot", "done")
 
     @rule(data=st.data(), answer=st.sampled_from(["truth", "any", "none"]))
     def reconcile(self, data, answer):

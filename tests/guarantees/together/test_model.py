@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-EXAMPLES = effort.count(40, 1500)
+EXAMPLES = effort.count(60, 2000)
 STEPS = 50
 
 
