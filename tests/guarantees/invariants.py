@@ -17,7 +17,7 @@ import sqlite3
 import stat
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -65,7 +65,8 @@ class Seen:
 
     instances: list[GpuInstance]
     gpus: dict[int, str]  # UUID by index
-    rows: list[Row]
+    earlier: list[Row]  # of before the instances were looked at
+    rows: list[Row]  # of after
     folders: dict[int, Folder]
     boot: str
 
@@ -109,9 +110,11 @@ def folders(node: RehearsalNode) -> dict[int, Folder]:
 def look(node: RehearsalNode) -> Seen:
     """All that there is on a node."""
     load = node.simulation.root / "sys/module/nvidia"
+    earlier = rows(node)
     return Seen(
         node.simulation.instances(),
         {gpu.gpu: gpu.uuid for gpu in node.simulation.gpus()},
+        earlier,
         rows(node),
         folders(node),
         f"{node.simulation.boot_id()}/{load.stat().st_ino}",
@@ -150,7 +153,8 @@ def _nodes(node: RehearsalNode, instance: GpuInstance) -> list[tuple[str, os.sta
         minor = re.search(r"^DeviceFileMinor: (\d+)$", text or "", re.MULTILINE)
         if minor is not None:
             path = root / f"dev/nvidia-caps/nvidia-cap{minor[1]}"
-            found.append((path.name, path.lstat()))
+            with suppress(FileNotFoundError):  # gone since, with its instance
+                found.append((path.name, path.lstat()))
     return found
 
 
@@ -168,6 +172,8 @@ def _always(node: RehearsalNode, seen: Seen, foreign: Collection[GpuInstance]) -
         if instance in foreign:
             continue
         owners = [row for row in seen.rows if _owns(seen, row, instance)]
+        # It may have ended between the looks, where others are at work.
+        owners = owners or [row for row in seen.earlier if _owns(seen, row, instance)]
         if len(owners) != 1:
             wrong.append(f"{_name(instance)} has {len(owners)} rows in the ledger: {owners}")
     now = [row for row in seen.rows if row.boot == seen.boot]
@@ -177,7 +183,7 @@ def _always(node: RehearsalNode, seen: Seen, foreign: Collection[GpuInstance]) -
     wrong += [f"{uuid} was handed over {n} times" for uuid, n in given.items() if n > 1]
     if node.settings.isolation_devices == "owner":
         for instance in seen.instances:
-            uids = {row.uid for row in seen.rows if _owns(seen, row, instance)}
+            uids = {row.uid for row in (*seen.earlier, *seen.rows) if _owns(seen, row, instance)}
             wrong += [
                 f"{_name(instance)}: {name} belongs to uid {status.st_uid}, its job to {uids}"
                 for name, status in _nodes(node, instance)

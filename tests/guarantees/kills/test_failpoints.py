@@ -296,7 +296,7 @@ def test_hook(new_hooks, figures, name, company):
         mend(m, jobs)
         killed = missed = 0
         turns = chance.sample(ENDINGS, len(ENDINGS))
-        for point, ending in zip(some(points, 3, chance), itertools.cycle(turns), strict=False):
+        for point, ending in zip(some(points, 2, chance), itertools.cycle(turns), strict=False):
             try:
                 set_up()
                 # A fault would strike the neighbour as well.
