@@ -16,7 +16,7 @@ driver (boot and load of the module). What follows when they do not agree:
 """
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from slurm_mig import ledger_file
@@ -135,10 +135,12 @@ class Books:
         """Write the rows that the ledger lost; a sentence for each that contradicts another row."""
         disputed = []
         for job in self._handover.open_jobs():
-            # A job whose hook is at work is that hook's; the next run sees to it.
-            with suppress(Busy), self._locks.job(job, wait=False):
+            with ExitStack() as stack:
                 try:
+                    stack.enter_context(self._locks.job(job, wait=False))
                     lost = self._lost(ledger, job)
+                except Busy:
+                    continue  # a job whose hook is at work is that hook's; the next run sees to it
                 except NodeFault as error:
                     self.doubts.append(f"job {job}: not seen whether it has its instances: {error}")
                     continue
