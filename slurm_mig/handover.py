@@ -5,7 +5,9 @@ intent and removed after the last instance is gone, so an Epilog without it may 
 `env` holds lines that the task prolog prints to slurmstepd as they are; `refuse` holds one line,
 the reason why this job's tasks must not run. Written by root, read by the job's user. `instances`,
 for root alone, says which instances the job was handed; it is there from before `env` until their
-removal begins, and is what reconcile believes when the ledger is lost (books.py).
+removal begins, and is what reconcile believes when the ledger is lost (books.py). `begun-ROW` says
+that the driver was asked for what this row of the ledger wants: without it, what stands there is
+not ours.
 """
 
 import os
@@ -131,7 +133,7 @@ class Handover:
     def begin(self, job: int, row: int) -> None:
         """Note that the driver is about to be asked for what this row of the ledger wants.
 
-        A note in memory will do, and costs 30 µs, not a disk's commit: no instance outlives
+        A note in memory will do, and costs 10 µs, not a disk's commit: no instance outlives
         the reboot that loses it.
         """
         path = self._begun(job, row)
@@ -155,8 +157,12 @@ class Handover:
 
     def close(self, job: int) -> None:
         """Remove the job's folder; one that is not there is removed already."""
+        folder = self._folder(job)
         try:
-            shutil.rmtree(self._folder(job))
+            if not stat.S_ISDIR(folder.lstat().st_mode):
+                folder.unlink()  # rmtree opens it first, and waits for ever if it is a pipe
+                return
+            shutil.rmtree(folder)
         except FileNotFoundError:
             return
         except OSError as error:
