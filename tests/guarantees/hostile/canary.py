@@ -3,6 +3,7 @@
 import hashlib
 import stat
 import subprocess
+from functools import cached_property
 from pathlib import Path
 
 #: Named like what a hook's Python imports; each says so when it is.
@@ -47,7 +48,12 @@ class Canary:
         for name in PROGRAMS:
             self.program(name)
         (self.plants / "rc").write_text(f": >{self.mark('rc')}\n")
-        self.library = self.plants / "mark.so"
+        self._before = self.snapshot()
+
+    @cached_property
+    def library(self) -> Path:
+        """A shared library that writes down who loads it."""
+        library = self.plants / "mark.so"
         source = self.plants / "mark.c"
         source.write_text(_LIBRARY)
         subprocess.run(
@@ -57,13 +63,13 @@ class Canary:
                 "-fPIC",
                 f'-DMARK="{self.loaded}"',
                 "-o",
-                self.library,
+                library,
                 source,
             ],
             check=True,
             timeout=60,
         )
-        self._before = self.snapshot()
+        return library
 
     def mark(self, name: str) -> Path:
         """The file that appears when a trap goes off."""

@@ -324,6 +324,10 @@ def test_a_pipe_as_log_or_configuration_holds_nobody(node: Node) -> None:
     plant("pipe", node.folder / "log", node.canary)
     assert node.run("prolog") == (0, "")
     assert node.run("epilog") == (0, "")
+    assert node.run("prolog") == (0, "")
+    plant("pipe", node.folder / "run/jobs/7", node.canary)
+    assert node.run("epilog") == (0, "")
+    node.hooks.nothing_left()
     plant("pipe", node.hooks.node.config, node.canary)
     status, output = node.run("prolog")
     assert (status, output) == (
