@@ -218,8 +218,12 @@ class Spine:
         self.cluster.wait_nodes_idle()
 
     def hasten(self, job: int) -> None:
-        """Let a job that was requeued start at once, not after REQUEUE_DELAY."""
-        self.cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+        """Let a job that was requeued start soon, not after REQUEUE_DELAY.
+
+        Not in the second in which it was killed: until then slurmd takes its credential for that
+        of the killed run.
+        """
+        self.cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now+2")
 
     def state(self, job: int) -> str:
         """The job's states, joined by a plus."""
@@ -345,6 +349,18 @@ class Spine:
     def resume(self, name: str) -> None:
         """Undo a drain, as the admin does."""
         self.cluster.run("scontrol", "update", f"NodeName={name}", "State=RESUME")
+
+    def set_down(self, name: str, reason: str) -> None:
+        """Take a node for down, as an admin does."""
+        words = (f"NodeName={name}", "State=DOWN", f"Reason={reason}")
+        self.cluster.run("scontrol", "update", *words)
+
+    def take_back(self, name: str) -> None:
+        """Undo `set_down`, if the node has not come back by itself already."""
+        self.cluster.run("scontrol", "update", f"NodeName={name}", "State=RESUME", check=False)
+        self.cluster.wait_until(
+            lambda: "DOWN" not in self.cluster.node_states(name), f"{name} to be back"
+        )
 
     def log_lines(self, name: str) -> list[str]:
         """What the hooks of a node have logged so far."""

@@ -21,55 +21,6 @@ def outcomes(spine: Spine, name: str, job: int) -> list[str]:
     ]
 
 
-def test_miss_of_a_batch_job(spine: Spine) -> None:
-    """Without room a batch job goes back to the queue, unrun; with room again it starts by itself.
-
-    The node is not drained, and what somebody else made there is left alone.
-    """
-    foreign = spine.occupy("node1")
-    job = spine.cluster.sbatch(str(spine.look), "-w", "node1", gres({"2g.10gb": 1}), user=USER)
-    spine.wait_back(job)
-    waiting = (spine.cluster.output_file(job).exists(), spine.cluster.job(job)["restart_cnt"])
-    untouched = len(spine.instances("node1"))
-    for gpu, gi in enumerate(foreign):
-        spine.remove_foreign("node1", gpu, gi)
-    spine.cluster.wait_job(job)
-    assert waiting == (False, 1)
-    assert untouched == 2
-    [seen] = spine.seen(job)
-    assert seen["profiles"] == "2g.10gb"
-    assert outcomes(spine, "node1", job) == ["requeued (miss 1)", "served"]
-
-
-def test_misses_in_a_row_hold_the_job(spine: Spine) -> None:
-    """After as many misses as the node allows (two) a batch job is held, and told why."""
-    foreign = spine.occupy("node2")
-    job = spine.cluster.sbatch(str(spine.look), "-w", "node2", gres({"2g.10gb": 1}), user=USER)
-    spine.wait_held(job)
-    ran = spine.cluster.output_file(job).exists()
-    comment = spine.comment(job)
-    for gpu, gi in enumerate(foreign):
-        spine.remove_foreign("node2", gpu, gi)
-    spine.cluster.run("scontrol", "release", str(job))
-    spine.cluster.wait_job(job)
-    assert not ran
-    assert comment == f"{NO_ROOM} (2 times in a row)"
-    assert outcomes(spine, "node2", job) == ["requeued (miss 1)", "held", "served"]
-
-
-def test_miss_of_an_interactive_job(spine: Spine) -> None:
-    """Without room an interactive user reads one sentence, and the job ends without its command."""
-    foreign = spine.occupy("node1")
-    words = ["-w", "node1", gres({"2g.10gb": 1}), "echo", "ran"]
-    said = spine.cluster.srun(*words, user=USER, check=False)
-    spine.cluster.wait_nodes_idle()
-    for gpu, gi in enumerate(foreign):
-        spine.remove_foreign("node1", gpu, gi)
-    assert said.stdout == ""
-    assert said.returncode != 0
-    assert said.stderr.count(NO_ROOM) == 1
-
-
 def test_senseless_request_of_a_batch_job(spine: Spine) -> None:
     """A profile that gres.conf offers and the GPUs do not have: held at once, with the sentence."""
     job = spine.cluster.sbatch(str(spine.look), "-w", "node1", gres({IMPOSSIBLE: 1}), user=USER)

@@ -5,8 +5,6 @@ from spinecluster import IMPOSSIBLE, MEMORY_MB, USER, Spine
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("spine-others")]
 
-NO_ROOM = "slurm-mig: no room for 3g.20gb; free now: nothing"
-
 
 def test_srun_without_a_count(other_spine: Spine) -> None:
     """`srun --gres=mig:3g.20gb`, as in the manual, gives a user one instance of that profile."""
@@ -29,22 +27,6 @@ def test_batch_job_with_two_instances(other_spine: Spine) -> None:
     assert sorted(first["profiles"].split(",")) == ["1g.5gb", "3g.20gb"]
     assert len(first["devices"]) == 2
     assert second == first
-
-
-def test_misses(other_spine: Spine) -> None:
-    """Without room: an srun ends with one sentence, a batch job waits and starts by itself."""
-    foreign = other_spine.occupy("node1")
-    options = ("-w", "node1", "--gres=mig:3g.20gb")
-    said = other_spine.cluster.srun(*options, "echo", "ran", user=USER, check=False)
-    job = other_spine.cluster.sbatch(str(other_spine.look), *options, user=USER)
-    other_spine.wait_back(job)
-    ran = other_spine.cluster.output_file(job).exists()
-    for gpu, gi in enumerate(foreign):
-        other_spine.remove_foreign("node1", gpu, gi)
-    other_spine.cluster.wait_job(job)
-    assert (said.stdout, said.stderr.count(NO_ROOM)) == ("", 1)
-    assert not ran
-    assert [seen["profiles"] for seen in other_spine.seen(job)] == ["3g.20gb"]
 
 
 def test_senseless_request(other_spine: Spine) -> None:
