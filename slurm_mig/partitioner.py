@@ -351,7 +351,9 @@ class Partitioner:
         left = [e for e in self._ledger.entries(job) if e.state != states.QUARANTINED]
         if not ended or stamp is None or left:
             return
-        # Not a folder that the job was given since: it may say that its tasks must not run.
+        # Not a folder that vouches for what the ledger lost and was not taken up this time.
+        self._books.demand(self._ledger, job)
+        # Nor one that the job was given since: it may say that its tasks must not run.
         if self._handover.stamp(job) == stamp:
             self._handover.close(job)
             if not doomed:

@@ -16,6 +16,7 @@ from partitioning import refusal
 from ruining import Ruin, remove, row
 
 from slurm_mig import ledger_file
+from slurm_mig.books import Books
 from slurm_mig.handover import Handover
 from slurm_mig.ledger import Ledger
 
@@ -437,3 +438,16 @@ def test_folder_that_names_another_job_or_gpu(ruin):
     (doubt,) = report["skipped"]
     assert doubt.startswith("job 7: not seen whether it has its instances: GPU-0")
     assert [entry.job for entry in ruin.site.entries()] == [8, 8]
+
+
+def test_job_that_could_not_be_taken_up(ruin, monkeypatch):
+    """Where an ended job's lock fails just then, its folder stays, and the next run takes it up."""
+    _garbage(ruin)
+    real = Books._take_up
+    monkeypatch.setattr(Books, "_take_up", lambda self, ledger: [])
+    jobs = {8: Job(profiles=("1g.5gb", "1g.5gb"))}
+    report = ruin.site.reconcile(set(jobs))
+    assert any("job 7: " in line and "is not in it" in line for line in report["skipped"])
+    assert ruin.site.sim.instances() == ruin.there
+    monkeypatch.setattr(Books, "_take_up", real)
+    ruin.rebuilt(jobs)
