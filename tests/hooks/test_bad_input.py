@@ -180,8 +180,8 @@ ROWS = [
         "slurm-mig: no GPU of this node can do MIG: the driver shows A100-SXM4-40GB\n",
         # Whether the instance is still there cannot be seen, so it stays on the books.
         kept="slurm-mig: quarantined: GPU-… 3g.20gb at 4:4 of job 7: GPU-…: the driver does not "
-        "report MIG profile 9 now, so it cannot be seen what is there; look at dmesg for Xid errors, "
-        "then run: slurm-mig reconcile\n",
+        "report MIG profile 9 now, so it cannot be seen what is there; look at dmesg for Xid "
+        "errors, then run: slurm-mig reconcile\n",
     ),
     # -- who called --
     *(
