@@ -17,7 +17,7 @@ from slurm_mig.errors import NoRoom, RequestError
 from slurm_mig.handover import Handover
 from slurm_mig.ledger import Ledger
 from slurm_mig.log import Log
-from slurm_mig.request import Wanted, describe, parse_gres, parse_token
+from slurm_mig.request import Wanted, asks, describe, parse_gres, parse_token
 from slurm_mig.settings import Settings
 from slurm_mig.slurm import (
     JobRecord,
@@ -65,7 +65,10 @@ class _Start:
         return record
 
     def request(self) -> tuple[int, tuple[Wanted, ...]]:
-        """The job's user and what it wants here. Raises RequestError, NodeFault, JobUnknown."""
+        """The job's user and what it wants here.
+
+        Raises RequestError, NodeFault, JobUnknown; NoRoom where Slurm does not say what it holds.
+        """
         if self.settings.slurm_request == "token":
             stamped = self.env.get("SLURM_JOB_EXTRA", "")
             if not stamped and not self.env.get("SLURM_JOB_START_TIME"):
@@ -77,7 +80,15 @@ class _Start:
             if wanted is not None and uid.isascii() and uid.isdecimal() and len(uid) < 11:
                 return int(uid), wanted
         record = self.record()
-        return record.user_id, parse_gres(record.gres)
+        wanted = parse_gres(record.gres)
+        if not wanted and asks(record.asked):
+            # Seen on 22.05.8 for a job that was requeued while its node was forced down and up: to
+            # read that as "no MIG" would run the job without its instance.
+            raise NoRoom(
+                f"the job asked for {record.asked}, and Slurm's record of it says of no instance "
+                "that it holds here"
+            )
+        return record.user_id, wanted
 
     def turn_away(self, reason: str, *, again: bool) -> tuple[str, int]:
         """See to it that a job that cannot start here never runs its tasks, and tell its user.
@@ -130,6 +141,8 @@ def work(
     start = _Start(settings, job, log, env, answer)
     try:
         uid, wanted = start.request()
+    except NoRoom as error:
+        return start.turn_away(str(error), again=True)
     except RequestError as error:
         return start.turn_away(str(error), again=False)
     except JobUnknown as error:

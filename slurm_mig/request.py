@@ -20,6 +20,10 @@ TOKEN = re.compile(r"slurm-mig/1:([0-9a-z.+=,-]+);", re.ASCII)
 #: A count is at most so long: 16 GPUs hold 112 instances, and a million names would be a list.
 _DIGITS = 3
 
+#: One GRES item of ours, and what ends in a count of nothing.
+_ANY = re.compile(rf"{GRES}(?:[:=](.*))?", re.DOTALL)
+_ZERO = re.compile(r"(?:.*[:=])?0+", re.DOTALL)
+
 _COUNTED = re.compile(r"(?P<name>.*?)\(CNT:(?P<count>[0-9]+)\)", re.ASCII | re.DOTALL)
 
 
@@ -83,6 +87,15 @@ def parse_gres(text: str) -> tuple[Wanted, ...]:
     # A list of device indices has commas of its own: `gpu:2(IDX:0,3),mig:…`.
     items = re.split(r",(?![^(]*\))", text)
     return _merge([wanted for item in items if item and (wanted := _item(item)) is not None])
+
+
+def asks(text: str) -> bool:
+    """Whether a GRES request names any MIG instance, whatever is made of it; never raises."""
+    for item in text.split(","):
+        found = _ANY.fullmatch(item.strip().removeprefix("gres:").removeprefix("gres/"))
+        if found is not None and not _ZERO.fullmatch(found[1] or ""):
+            return True
+    return False
 
 
 def parse_token(extra: str) -> tuple[Wanted, ...] | None:

@@ -55,7 +55,8 @@ class JobRecord:
     """What Slurm says of a job, seen from one node.
 
     `gres` is what the job holds on that node, e.g. `mig:3g.20gb(CNT:1),mig:1g.5gb(CNT:2)`; empty
-    if it holds none or the node is not in `nodes`. `state` is upper case, several joined by "+".
+    if it holds none or the node is not in `nodes`. `asked` is what it asked for on each node, as
+    its user wrote it: `gres/mig:3g.20gb:1`. `state` is upper case, several joined by "+".
     Times are seconds since the epoch, 0 if not set. `array_job_id` and `het_job_id` are 0 for a
     job that is no array task and no component. `extra` is always empty in 22.05.
     From text, `comment` and `admin_comment` end with their first line.
@@ -76,6 +77,7 @@ class JobRecord:
     array_job_id: int
     array_task_id: int | None
     het_job_id: int
+    asked: str = ""
 
     @property
     def address(self) -> str:
@@ -223,6 +225,7 @@ def job_record(job: Mapping[str, Any], node: str) -> JobRecord:
         array_job_id=_number(job.get("array_job_id")),
         array_task_id=None if _number(task, -1) < 0 else _number(task),
         het_job_id=_number(job.get("het_job_id")),
+        asked=_text(job.get("tres_per_node")),
     )
 
 
@@ -356,6 +359,8 @@ def _record_of_text(
         # A range for tasks that wait.
         array_task_id=int(task) if task is not None and task.isdigit() else None,
         het_job_id=int(head[4] or 0),
+        # A user may imitate this line, which turns away that user's own job and no other.
+        asked=_field(tail, "TresPerNode"),
     )
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slurm_mig.errors import RequestError
-from slurm_mig.request import Wanted, describe, parse_gres, parse_token, token
+from slurm_mig.request import Wanted, asks, describe, parse_gres, parse_token, token
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,27 @@ from slurm_mig.request import Wanted, describe, parse_gres, parse_token, token
         ("shard:4,migration:2", ()),
     ],
 )
+@pytest.mark.parametrize(
+    ("text", "whether"),
+    [
+        ("", False),
+        ("gpu:1", False),
+        ("gres/mig:3g.20gb:1", True),
+        ("gres:mig:3g.20gb", True),
+        ("gpu:1,mig", True),
+        ("mig:2", True),
+        ("gres/mig:3g.20gb=2", True),
+        ("mig:3g.20gb:0", False),
+        ("mig:0", False),
+        ("migration:1", False),
+        ("mig:no such thing", True),
+    ],
+)
+def test_asks(text, whether):
+    """Whether a request names any instance, however it is written; a count of none is none."""
+    assert asks(text) is whether
+
+
 def test_gres_strings(text: str, wanted: tuple[Wanted, ...]) -> None:
     """Requests and allocations of every form give the same typed counts."""
     assert parse_gres(text) == wanted

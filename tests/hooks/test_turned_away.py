@@ -42,6 +42,27 @@ def test_miss_of_a_batch_job(full):
     assert full.ledger() == [(1, "4g.20gb", "live")]
 
 
+def test_slurm_does_not_say_what_the_job_holds(hooks):
+    """Asked for MIG, and nothing in the record's detail: back to the queue, never run without."""
+    hooks.job(7, "", tres_per_node="gres/mig:1g.5gb:1")
+    run = hooks.prolog()
+    assert (run.rc, run.output) == (0, "")
+    assert acts(hooks) == ["scontrol requeue 7"]
+    assert refused(hooks) == (
+        "slurm-mig: job 7 may not run here: the job asked for gres/mig:1g.5gb:1, and Slurm's "
+        "record of it says of no instance that it holds here\n"
+    )
+    assert hooks.epilog().rc == 0
+    hooks.nothing_left()
+
+
+def test_request_for_none(hooks):
+    """`mig:1g.5gb:0` asks for nothing, and holds nothing: the job runs."""
+    hooks.job(7, "", tres_per_node="gres/mig:1g.5gb:0")
+    assert (hooks.prolog().rc, acts(hooks)) == (0, [])
+    assert hooks.task() == (0, {}, "")
+
+
 def test_held_after_misses_in_a_row(full):
     """The third miss in a row holds the job with the reason; then it starts to count anew."""
     full.job(7, GRES)

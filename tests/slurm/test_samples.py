@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from slurm_mig.request import asks
 from slurm_mig.slurm import (
     JobRecord,
     JobUnknown,
@@ -140,12 +141,23 @@ def sample(release: str, name: str) -> bytes:
 
 
 def settled(record: JobRecord) -> JobRecord:
-    """Return the record without what depends on when it was recorded.
+    """Return the record without what depends on when it was recorded, and without `asked`.
 
     The task id of tasks that still wait is a range or one task, as Slurm likes.
     """
     waits = record.array_job_id == record.job_id and record.state == "PENDING"
-    return replace(record, start_time=0, array_task_id=None if waits else record.array_task_id)
+    task = None if waits else record.array_task_id
+    return replace(record, start_time=0, array_task_id=task, asked="")
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_what_was_asked_for(release: str, case: tuple) -> None:
+    """A job that holds instances has asked for them; one without GRES for nothing."""
+    name, job_id, node, differs, _ = case
+    record = job_from_json(sample(release, f"{name}.json"), job_id, node)
+    assert asks(record.asked) or not differs.get("gres", "")
+    assert bool(record.asked) is (name != "no_gres")
 
 
 @pytest.mark.parametrize("release", RELEASES)
