@@ -8,7 +8,7 @@ GRES = "mig:7g.40gb(CNT:1)"
 @pytest.fixture
 def full(make):
     """A node whose only GPU has no room; three misses and a batch job is held."""
-    hooks = make(prolog={"misses": 3}, slurm={"timeout": 0.3})
+    hooks = make(prolog={"misses": 3}, slurm={"timeout": 3})
     hooks.job(1, "mig:4g.20gb(CNT:1)")
     assert hooks.prolog(1).rc == 0
     (hooks.folder / "calls").unlink()
