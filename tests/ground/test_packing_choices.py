@@ -8,7 +8,7 @@ from bruteforce import geometry, plain
 
 from slurm_mig.cover import deal
 from slurm_mig.occupancy import tables
-from slurm_mig.packing import GpuSpace, Slot, Taken, choose, nearest
+from slurm_mig.packing import GpuSpace, Slot, Taken, choose, nearest, unkept
 
 SMALL, LARGE, HOPPER = "A100-SXM4-40GB", "A100-SXM4-80GB", "H100-SXM5-80GB"
 
@@ -150,3 +150,12 @@ def test_a_deal_leaves_nothing_out_unless_told_to():
 def test_what_there_is_instead(name, there, end):
     """An unknown name is answered with the nearest, if one is near, and with all there are."""
     assert nearest(name, dict.fromkeys(there)) == end
+
+
+def test_unkept_where_counting_and_greed_both_give_no_answer():
+    """What cannot be kept is as little as can be, also where only the exact search finds it."""
+    key = "RTX-PRO-6000-BLACKWELL-96GB"
+    promises = {"2g.48gb+gfx": 1, "2g.48gb+me.all": 1, "4g.96gb": 1}
+    lost = unkept([space(0, key, [])], promises)
+    assert sum(lost.values()) == sum(promises.values()) - most_kept([(key, [])], promises) == 2
+    assert all(n <= promises[name] for name, n in lost.items())
