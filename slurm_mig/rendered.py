@@ -82,8 +82,8 @@ def write(folder: Path, file: RenderedFile) -> bool:
     content = file.text.encode()
     if _read(path, len(content)) == content:
         return False
-    _refuse_links_of_others(folder, path)
     try:
+        _refuse_links_of_others(folder, path)
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:

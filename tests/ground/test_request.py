@@ -9,23 +9,6 @@ from slurm_mig.request import Wanted, asks, describe, parse_gres, parse_token, t
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("", ()),
-        ("gpu:2(IDX:0,3)", ()),
-        ("gpu:mig:3", ()),
-        ("mig:3g.20gb(CNT:1)", (Wanted("3g.20gb", 1),)),
-        ("gpu:a100:2(IDX:0-1),mig:1g.5gb+me(CNT:1)", (Wanted("1g.5gb+me", 1),)),
-        ("mig:3g.20gb(CNT:1),mig:1g.5gb(CNT:2)", (Wanted("3g.20gb", 1), Wanted("1g.5gb", 2))),
-        ("mig:1g.5gb:1,mig:1g.5gb:2", (Wanted("1g.5gb", 3),)),
-        ("gres:mig:3g.20gb:2", (Wanted("3g.20gb", 2),)),
-        ("gres/mig:3g.20gb", (Wanted("3g.20gb", 1),)),
-        ("mig:1g.24gb-me:2", (Wanted("1g.24gb-me", 2),)),
-        ("mig:1g.24gb+me.all:1", (Wanted("1g.24gb+me.all", 1),)),
-        ("shard:4,migration:2", ()),
-    ],
-)
-@pytest.mark.parametrize(
     ("text", "whether"),
     [
         ("", False),
@@ -46,6 +29,23 @@ def test_asks(text, whether):
     assert asks(text) is whether
 
 
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("", ()),
+        ("gpu:2(IDX:0,3)", ()),
+        ("gpu:mig:3", ()),
+        ("mig:3g.20gb(CNT:1)", (Wanted("3g.20gb", 1),)),
+        ("gpu:a100:2(IDX:0-1),mig:1g.5gb+me(CNT:1)", (Wanted("1g.5gb+me", 1),)),
+        ("mig:3g.20gb(CNT:1),mig:1g.5gb(CNT:2)", (Wanted("3g.20gb", 1), Wanted("1g.5gb", 2))),
+        ("mig:1g.5gb:1,mig:1g.5gb:2", (Wanted("1g.5gb", 3),)),
+        ("gres:mig:3g.20gb:2", (Wanted("3g.20gb", 2),)),
+        ("gres/mig:3g.20gb", (Wanted("3g.20gb", 1),)),
+        ("mig:1g.24gb-me:2", (Wanted("1g.24gb-me", 2),)),
+        ("mig:1g.24gb+me.all:1", (Wanted("1g.24gb+me.all", 1),)),
+        ("shard:4,migration:2", ()),
+    ],
+)
 def test_gres_strings(text: str, wanted: tuple[Wanted, ...]) -> None:
     """Requests and allocations of every form give the same typed counts."""
     assert parse_gres(text) == wanted

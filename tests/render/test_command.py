@@ -160,7 +160,7 @@ def test_check_shows_a_diff_that_mends(
     path.write_text(right.replace("Count=16", "Count=15").replace("AutoDetect=off\n", ""))
     ended = render("--check", "--root", installed)
     assert ended.status == 3
-    assert ended.err == f"slurm-mig: 1 of 10 files are not as {cluster} says\n"
+    assert ended.err == f"slurm-mig: 1 of 8 files are not as {cluster} says\n"
     lines = ended.out.splitlines()
     assert lines[:2] == [f"--- {path}", f"+++ {path} (rendered)"]
     changes = [line for line in lines[2:] if line[0] in "+-"]
