@@ -145,8 +145,9 @@ def test_hold_in_the_prolog(make_cluster: Callable, hooks: Hooks) -> None:
     # The reason appears when the Epilog is over, as the user's hold or, later, as an admin's.
     held = ("JobHeldUser", "JobHeldAdmin")
     cluster.wait_until(lambda: cluster.job(job)["state_reason"] in held, "the job to be held")
-    record = cluster.job(job)
+    # The node is done with it first; only then is the job's state no longer COMPLETING.
     cluster.wait_nodes_idle()
+    record = cluster.job(job)
     assert record["job_state"] == "PENDING"
     assert record["admin_comment"] == "no 9g.99gb here; ask for 3g.20gb"
     assert record["priority"] == 0

@@ -100,7 +100,8 @@ def test_requeue_while_the_old_epilog_runs(real: Spine) -> None:
     lives = [ci.uuid for gi in real.instances("node1") for ci in gi.compute]
     real.let_go("run1")
     real.cluster.wait_job(job)
-    assert during == ([(job, REMOVING)] if forced else [])
+    # Unforced, the new Prolog may have its instance before it is looked at, and the old is gone.
+    assert during == [(job, REMOVING)] if forced else (job, REMOVING) not in during
     assert simulation.counts().made == made + 2
     assert lives == [real.seen(job)[-1]["visible"]]
 
