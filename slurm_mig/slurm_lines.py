@@ -28,7 +28,7 @@ SIGNS_IN_TRES = Release(26, 5)
 LONGEST_TIMEOUT = 65533
 #: Start of the interpreter, the question that the Prolog's sh asks by itself (twice MessageTimeout
 #: at its default of 10 s, and again as text), and the driver's own work on a few instances.
-_OVERHEAD = 60.0
+OVERHEAD = 60.0
 #: A reconcile asks slurmctld for its jobs once; the whole cluster may ask once a second.
 _QUESTIONS_PER_MINUTE = 60
 _SHORTEST_INTERVAL = 5
@@ -64,7 +64,7 @@ def timeouts(settings: Settings, release: Release) -> Timeouts:
     gpu, budget = settings.lock_gpu_timeout, settings.epilog_budget
     questions = 5 if release >= JSON_RECORDS else 9
     prolog = (
-        Wait(_OVERHEAD, "start, the driver's work"),
+        Wait(OVERHEAD, "start, the driver's work"),
         Wait(questions * settings.slurm_timeout, f"{questions} questions, [slurm] timeout"),
         Wait(gpu, "an earlier run of the job, [lock] gpu_timeout"),
         Wait(gpu + budget, "what that left, [lock] gpu_timeout + [epilog] budget"),
@@ -74,7 +74,7 @@ def timeouts(settings: Settings, release: Release) -> Timeouts:
         Wait(gpu + budget, "undoing, [lock] gpu_timeout + [epilog] budget"),
     )
     epilog = (
-        Wait(_OVERHEAD, "start, the driver's work"),
+        Wait(OVERHEAD, "start, the driver's work"),
         Wait(gpu, "a Prolog of the job, [lock] gpu_timeout"),
         Wait(budget, "removing, [epilog] budget"),
         Wait(gpu, "the GPU for the last attempt, [lock] gpu_timeout"),

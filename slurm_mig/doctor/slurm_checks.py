@@ -23,14 +23,12 @@ from slurm_mig.doctor.finding import (
     warning,
 )
 from slurm_mig.layouts import layout
-from slurm_mig.slurm_lines import SPLIT_TIMEOUTS, timeouts
+from slurm_mig.slurm_lines import OVERHEAD, SPLIT_TIMEOUTS, timeouts
 
 #: Releases that slurm-mig is tested with; what lies between them is taken to be alike.
 TESTED = ((22, 5), (24, 11), (26, 5))
 #: Releases with a bug that makes MIG jobs go wrong, from Slurm's own notes: what it does.
 BAD = {(25, 5, 0): "it gives the same GRES to several jobs (fixed in 25.05.1)"}
-#: Start of a hook and the driver's work, in seconds; as in slurm_lines.timeouts.
-_OVERHEAD = 60.0
 _RECONFIGURE = "in slurm.conf, then: scontrol reconfigure"
 
 
@@ -113,8 +111,8 @@ def _timeouts(context: Context) -> Iterator[Finding]:
     release = Release(*slurm.version[:2])
     worst = timeouts(settings, release)
     least = {
-        "Prolog": _OVERHEAD + settings.slurm_timeout + settings.prolog_wait,
-        "Epilog": _OVERHEAD + settings.epilog_budget,
+        "Prolog": OVERHEAD + settings.slurm_timeout + settings.prolog_wait,
+        "Epilog": OVERHEAD + settings.epilog_budget,
     }
     for hook, most in (("Prolog", worst.prolog), ("Epilog", worst.epilog)):
         key = f"{hook}Timeout" if release >= SPLIT_TIMEOUTS else "PrologEpilogTimeout"
